@@ -1,0 +1,101 @@
+"""Every derived name and ownership mark of the project, each made in exactly one function.
+
+Sources: Calico v3 naming of workload endpoints and the v1 -> v3 name conversion (datamodel 3.1, 6.2), Felix's endpoint-status files.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from urllib.parse import quote
+
+INTERFACE_PREFIX = "cali"
+TEMPORARY_PREFIX = "tmp"
+ORCHESTRATOR = "libnetwork"
+WORKLOAD = "libnetwork"
+NAMESPACE = "libnetwork"
+
+LABEL_NAMESPACE = "projectcalico.org/namespace"
+LABEL_ORCHESTRATOR = "projectcalico.org/orchestrator"
+LABEL_TIER = "projectcalico.org/tier"
+CONTAINER_LABEL_PREFIX = "org.projectcalico.label."
+
+NFT_TABLE = "calico"
+ROUTE_PROTOCOL = 80
+BIRD_ROUTE_PROTOCOL = 12
+HOST_MAC = "ee:ee:ee:ee:ee:ee"
+GATEWAY_IPV4 = "169.254.1.1"
+
+_ENDPOINT_CHARS = 11
+_STATUS_SAFE = "~$&+=:@"
+
+
+def host_interface(endpoint_id: str) -> str:
+    """Host side of an endpoint's veth: `cali` + 11 characters, 15 in all (the kernel's limit)."""
+    return INTERFACE_PREFIX + endpoint_id[:_ENDPOINT_CHARS]
+
+
+def temporary_interface(endpoint_id: str) -> str:
+    """Container side before Docker renames it; derived from the endpoint so that two never clash (docker-plugin 2.3)."""
+    return TEMPORARY_PREFIX + endpoint_id[:_ENDPOINT_CHARS]
+
+
+def escape_dashes(part: str) -> str:
+    return part.replace("-", "--")
+
+
+def workload_endpoint(node: str, endpoint_id: str) -> str:
+    """WorkloadEndpoint name: `<node>-libnetwork-libnetwork-<endpoint>`, dashes inside parts doubled."""
+    return "-".join(escape_dashes(part) for part in (node, ORCHESTRATOR, WORKLOAD, endpoint_id))
+
+
+def split_workload_endpoint(name: str) -> tuple[str, ...]:
+    """Undo the dash doubling; a complete name gives four parts (host, orchestrator, workload, endpoint)."""
+    parts, current, position = [], "", 0
+    while position < len(name):
+        if name[position] != "-":
+            current += name[position]
+        elif name[position + 1:position + 2] == "-":
+            current += "-"
+            position += 1
+        else:
+            parts.append(current)
+            current = ""
+        position += 1
+    if current:
+        parts.append(current)
+    return tuple(parts)
+
+
+def endpoint_status_file(endpoint_id: str, namespace: str = NAMESPACE) -> str:
+    """File name inside `endpoint-status/`: three path-escaped parts joined by one blank (Felix)."""
+    parts = (ORCHESTRATOR, f"{namespace}/{WORKLOAD}", endpoint_id)
+    return " ".join(quote(part, safe=_STATUS_SAFE) for part in parts)
+
+
+def normal(name: str) -> str:
+    """v1 -> v3 normalisation without suffix (used alone for node names)."""
+    text = re.sub(r"[^-.a-z0-9]+", "-", name.lower().replace("/", "."))
+    text = re.sub(r"[-.]*\.[-.]*", ".", text)
+    return text.strip(".-")
+
+
+def _suffixed(converted: str, original: str) -> str:
+    if converted == original:
+        return converted
+    return f"{converted}-{hashlib.sha1(original.encode()).hexdigest()[:8]}"
+
+
+def convert(name: str) -> str:
+    """v1 -> v3 name of profiles and most kinds: normalised, plus 8 hex digits of SHA-1 when that changed it."""
+    return _suffixed(normal(name), name)
+
+
+def convert_no_dots(name: str) -> str:
+    """v1 -> v3 name of policies: as `convert`, with dots turned into dashes."""
+    return _suffixed(normal(name).replace(".", "-"), name)
+
+
+def network_profile(network: str) -> str:
+    """Profile of a Docker network: `cal_net1` -> `cal-net1-` + 8 hex digits."""
+    return convert(network)

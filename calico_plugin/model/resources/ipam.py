@@ -1,0 +1,77 @@
+"""IPPool, IPReservation and IPAMConfiguration (datamodel 2.5, 2.6, 4.2)."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+from msgspec import UNSET, UnsetType, field
+
+from calico_plugin.model.resources.meta import Resource, Value
+
+DEFAULT_BLOCK_SIZE = {4: 26, 6: 122}
+
+
+class IPPoolSpec(Value, frozen=True, kw_only=True):
+    """Old objects may lack every member but `cidr`: use the properties, which apply the defaults."""
+
+    cidr: str = ""
+    vxlan_mode: str = ""
+    ipip_mode: str = ""
+    nat_outgoing: bool = False
+    disabled: bool = False
+    disable_bgp_export: bool = field(name="disableBGPExport", default=False)
+    block_size: int = 0
+    node_selector: str = ""
+    namespace_selector: str = ""
+    allowed_uses: tuple[str, ...] = ()
+    assignment_mode: str | None = None
+
+    @property
+    def version(self) -> int:
+        return 6 if ":" in self.cidr else 4
+
+    @property
+    def effective_block_size(self) -> int:
+        return self.block_size or DEFAULT_BLOCK_SIZE[self.version]
+
+    @property
+    def effective_uses(self) -> tuple[str, ...]:
+        return self.allowed_uses or ("Workload", "Tunnel")
+
+    @property
+    def automatic(self) -> bool:
+        return self.assignment_mode in (None, "", "Automatic")
+
+    @property
+    def encapsulated(self) -> bool:
+        return self.ipip_mode not in ("", "Never") or self.vxlan_mode not in ("", "Never")
+
+
+class IPPool(Resource, frozen=True, kw_only=True):
+    kind: str = "IPPool"
+    spec: IPPoolSpec = IPPoolSpec()
+    status: dict[str, Any] | UnsetType = UNSET
+
+
+class IPReservationSpec(Value, frozen=True, kw_only=True):
+    reserved_cidrs: tuple[str, ...] = msgspec.field(name="reservedCIDRs", default=())
+
+
+class IPReservation(Resource, frozen=True, kw_only=True):
+    kind: str = "IPReservation"
+    spec: IPReservationSpec = IPReservationSpec()
+
+
+class IPAMConfigurationSpec(Value, frozen=True, kw_only=True):
+    strict_affinity: bool = False
+    auto_allocate_blocks: bool = False
+    max_blocks_per_host: int | None = None
+    kube_virt_vm_address_persistence: str | None = msgspec.field(name="kubeVirtVMAddressPersistence", default=None)
+
+
+class IPAMConfiguration(Resource, frozen=True, kw_only=True):
+    """The v3 resource; the allocator reads `model.ipam.IPAMConfig` instead (datamodel 4.2)."""
+
+    kind: str = "IPAMConfiguration"
+    spec: IPAMConfigurationSpec = IPAMConfigurationSpec()
