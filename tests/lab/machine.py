@@ -44,7 +44,7 @@ class Process:
 
     def alive(self) -> bool:
         """Whether this very process still runs (a zombie does not)."""
-        now = _read_process(self.pid)
+        now = read_process(self.pid)
         return now is not None and now.started == self.started and now.state != "Z"
 
     def send(self, number: int) -> None:
@@ -69,7 +69,7 @@ class Process:
         wait_for(f"the end of {self.pid} ({self.text[:60]}) after SIGKILL", lambda: not self.alive(), 10, 0.02)
 
 
-def _read_process(pid: int) -> Process | None:
+def read_process(pid: int) -> Process | None:
     """What /proc says of a process, or None when there is none."""
     try:
         argv = Path(f"/proc/{pid}/cmdline").read_bytes()
@@ -94,7 +94,7 @@ def marked(prefix: str) -> list[Process]:
             environment = b"\0" + Path(f"/proc/{pid}/environ").read_bytes()
         except OSError:
             continue
-        if wanted in environment and (process := _read_process(pid)) and process.state != "Z":
+        if wanted in environment and (process := read_process(pid)) and process.state != "Z":
             found.append(process)
     return found
 
@@ -167,7 +167,7 @@ class Machine:
         found = []
         for pid in all_pids():
             if _namespace(pid, "mnt") == mounts and _namespace(pid, "pid") == pids:
-                process = _read_process(pid)
+                process = read_process(pid)
                 if process and process.state != "Z":
                     found.append(process)
         return found
@@ -202,7 +202,7 @@ def boot(lab: str, name: str, folder: Path, logs: Path, binds: Sequence[tuple[st
         process.kill()
         raise CommandFailed(f"machine {name} did not start: {(said + process.stdout.read()).decode()}")
     children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
-    init = _read_process(int(children[0]))
+    init = read_process(int(children[0]))
     assert init is not None, f"machine {name} ended at once"
     # unshare stays as the parent of process 1 and is nobody's child to wait for: it ends with the machine.
     process.stdout.close()

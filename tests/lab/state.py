@@ -5,12 +5,12 @@ import fcntl
 import json
 import os
 import shutil
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from pathlib import Path
 from typing import IO
 
-from tests.lab.machine import Machine, Process, marked
-from tests.lab.spec import BOOKWORM, DockerRelease, LabSpec
+from tests.lab.machine import Machine, Process, marked, read_process
+from tests.lab.spec import DockerRelease, LabSpec
 
 ROOT = Path(os.environ.get("CALICO_LAB_DIR", "/var/tmp/calico-lab"))
 CGROUP_ROOT = Path("/sys/fs/cgroup")
@@ -68,8 +68,7 @@ def load(name: str) -> tuple[LabSpec, dict[str, Machine]]:
     release = data["spec"].pop("release")
     made = DockerRelease(release["label"], Path(release["root"]) if release["root"] else None, release["cluster_store"])
     data["spec"]["docker_options"] = tuple(data["spec"]["docker_options"])
-    spec = replace(LabSpec(**{**data["spec"], "cluster_store": False}), release=BOOKWORM)
-    spec = replace(spec, release=made, cluster_store=data["spec"]["cluster_store"])
+    spec = LabSpec(**data["spec"], release=made)
     machines = {host: Machine(name, host, Process(pid, started, ()), folder(name) / "logs" / host, spec.own_pids)
                 for host, (pid, started) in data["machines"].items()}
     return spec, machines
@@ -112,10 +111,19 @@ def cgroup_parent(lab: str, host: str) -> str:
 
 
 def _remove_cgroups(name: str) -> None:
-    """Remove the (now empty) control groups of a lab in every hierarchy."""
+    """End what runs in the control groups of a lab (containers, where hosts share PIDs), and remove the groups."""
     for tree in [*CGROUP_ROOT.glob(f"*/{CGROUP_PARENT}/{name}"), CGROUP_ROOT / CGROUP_PARENT / name]:
         for path, _, _ in os.walk(tree, topdown=False):
-            try:
-                os.rmdir(path)
-            except OSError:
-                pass
+            members = Path(path) / "cgroup.procs"
+            for pid in members.read_text().split() if members.exists() else []:
+                if process := read_process(int(pid)):
+                    process.kill()
+            _rmdir(path)
+        _rmdir(tree.parent)  # goes with the last lab
+
+
+def _rmdir(path: str | Path) -> None:
+    try:
+        os.rmdir(path)
+    except OSError:
+        pass
