@@ -16,11 +16,11 @@ LOOK = {
     "iptables": "iptables-save; iptables-legacy-save",
     "docker": "timeout 10 docker ps -a --no-trunc; timeout 10 docker network ls; timeout 10 docker info",
     "calico-run": "find /var/run/calico /run/docker/plugins -ls; cat /var/run/calico/bird.conf",
-    "bird": "birdc -s /var/run/calico/bird.ctl 'show protocols all'; birdc -s /var/run/calico/bird.ctl 'show route all'",
+    "bird": "for what in 'protocols all' 'route all'; do birdc -s /var/run/calico/bird.ctl show $what; done",
     "status": "calicoctl node status; calicoctl ipam check; calicoctl get wep -A -o yaml",
 }
 # A line in a log of ours that means a bug, whether or not a test noticed anything.
-BUG_MARKERS = re.compile(r"Traceback \(most recent call last\)|\bBUG\b|AssertionError|unhandled exception", re.IGNORECASE)
+BUG_MARKERS = re.compile(r"Traceback \(most recent call last\)|\bBUG\b|AssertionError|unhandled exception")
 
 
 def dump(lab: Lab, why: str) -> Path:
@@ -34,9 +34,8 @@ def dump(lab: Lab, why: str) -> Path:
             for name, script in LOOK.items():
                 text = machine.shell(script, seconds=40, check=False, env={"ETCD_ENDPOINTS": lab.spec.etcd_url})
                 (place / f"{machine.name}-{name}.txt").write_text(text)
-    store = lab.etcd.machine.shell("ETCDCTL_API=3 etcdctl --command-timeout=5s get '' --prefix; ETCDCTL_API=2 etcdctl ls -r",
-                                   check=False)
-    (place / "etcd.txt").write_text(store)
+    script = "ETCDCTL_API=3 etcdctl --command-timeout=5s get '' --prefix; ETCDCTL_API=2 etcdctl ls -r"
+    (place / "etcd.txt").write_text(lab.etcd.machine.shell(script, check=False))
     return place
 
 

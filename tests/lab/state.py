@@ -119,7 +119,8 @@ def _remove_cgroups(name: str) -> None:
                 if process := read_process(int(pid)):
                     process.kill()
             _rmdir(path)
-        _rmdir(tree.parent)  # goes with the last lab
+    for parent in [*CGROUP_ROOT.glob(f"*/{CGROUP_PARENT}"), CGROUP_ROOT / CGROUP_PARENT]:
+        _rmdir(parent)  # goes with the last lab
 
 
 def _rmdir(path: str | Path) -> None:

@@ -1,0 +1,1 @@
+"""Tests of every part; see docs/testing.md."""
