@@ -39,7 +39,8 @@ packages:
 $(READY): setup.cfg pyproject.toml constraints.txt
 	@echo 'Installing the package and its libraries into $(VENV)'
 	@[ -x $(BIN)/python ] && $(BIN)/python -c 'import pip' 2>/dev/null || $(PYTHON) -m venv --clear $(VENV)
-	@$(BIN)/python -m pip install -q --disable-pip-version-check -c constraints.txt -e '.[test]'
+	@$(BIN)/python -m pip install --disable-pip-version-check -c constraints.txt -e '.[test]' > $(VENV)/install.log 2>&1 || \
+	    { cat $(VENV)/install.log; exit 1; }
 	@touch $@
 
 .PHONY: root
@@ -74,6 +75,11 @@ test: root lint ## everything that CI runs (root)
 
 test-long: root lint ## the same with the long runs: 100 start/stop rounds and more (root)
 	@$(PYTEST)
+
+.PHONY: constraints
+constraints: setup ## pin in constraints.txt what is installed now
+	@{ sed -n '/^#/p' constraints.txt; $(BIN)/python -m pip freeze --exclude-editable; } > constraints.new
+	@mv constraints.new constraints.txt
 
 golden: setup ## write the expected outputs (tests/golden) anew; review the difference
 	@UPDATE_GOLDEN=1 $(PYTEST) -q tests/unit -k golden
