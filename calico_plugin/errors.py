@@ -77,7 +77,12 @@ class DatastoreError(CalicoError):
 
 
 class DatastoreUnavailable(DatastoreError):
-    """No etcd endpoint answered; the text names the endpoints and where their setting came from."""
+    """No etcd endpoint answered; the text names the endpoints and where their setting came from.
+
+    `maybe_applied`: a write was sent and its answer lost, so it is not known whether the change was stored.
+    """
+
+    maybe_applied: bool = False
 
 
 class DatastoreUnauthorized(DatastoreError):

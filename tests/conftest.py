@@ -1,1 +1,55 @@
-"""Fixtures that all tests share. The etcd fixture starts a real etcd on a free port of loopback."""
+"""Fixtures that all tests share. The etcd fixtures start a real etcd on a free port of loopback, once per run."""
+
+from __future__ import annotations
+
+import os
+from typing import Iterator
+
+import pytest
+
+from calico_plugin.datastore.etcd import EtcdKV, connect
+from calico_plugin.deadline import Deadline
+from tests.etcd_server import etcd_cluster
+
+# Whatever a developer's shell has set must not change what a test sees.
+_OUR_VARIABLES = ("ETCD_", "CALICO_", "FELIX_", "DATASTORE_", "DOCKER_", "NODENAME", "HOSTNAME", "IP", "AS", "NO_DEFAULT_POOLS")
+
+
+@pytest.fixture
+def clean_environ(monkeypatch: pytest.MonkeyPatch) -> pytest.MonkeyPatch:
+    """An environment without any of our settings."""
+    for name in list(os.environ):
+        if name in ("IP", "IP6", "AS", "IP_AUTODETECTION_METHOD", "IP6_AUTODETECTION_METHOD") or name.startswith(
+            tuple(prefix for prefix in _OUR_VARIABLES if len(prefix) > 2)
+        ):
+            monkeypatch.delenv(name)
+    return monkeypatch
+
+
+@pytest.fixture(scope="session")
+def etcd_endpoint(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """The client URL of one real etcd that lives as long as the test run."""
+    with etcd_cluster(tmp_path_factory.mktemp("etcd")) as cluster:
+        yield cluster.endpoints[0]
+
+
+@pytest.fixture(scope="session")
+def _session_kv(etcd_endpoint: str) -> Iterator[EtcdKV]:
+    client = connect([etcd_endpoint], source="the tests")
+    yield client
+    client.close()
+
+
+@pytest.fixture
+def etcd(etcd_endpoint: str, _session_kv: EtcdKV) -> str:
+    """The client URL of a real etcd that holds no key."""
+    _session_kv.delete_prefix("", Deadline(10))
+    return etcd_endpoint
+
+
+@pytest.fixture
+def kv(etcd: str) -> Iterator[EtcdKV]:
+    """A client of one's own on an emptied real etcd."""
+    client = connect([etcd], source="the tests")
+    yield client
+    client.close()

@@ -7,7 +7,7 @@ Every call takes the Deadline of the whole operation and raises only `errors.Dat
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Iterator, Protocol, Sequence
+from typing import Iterator, Mapping, Protocol, Sequence
 
 from calico_plugin.deadline import Deadline
 
@@ -72,8 +72,12 @@ class Change:
 class WatchStream(Protocol):
     """An open watch. Iterating yields one batch of changes per answer of etcd, never splitting one revision.
 
-    It ends by raising: Compacted, DatastoreUnavailable, or by StopIteration after `close()`, which any thread may call.
+    A batch belongs to one prefix; an empty one only says that time went on. It ends by raising: Compacted, DatastoreUnavailable,
+    DatastoreUnauthorized, or by StopIteration after `close()`, which any thread may call.
+    `next_revisions` says for each prefix where a new stream has to go on after what was delivered.
     """
+
+    next_revisions: dict[str, int]
 
     def __iter__(self) -> Iterator[tuple[Change, ...]]: ...
 
@@ -88,7 +92,8 @@ class KV(Protocol):
     def get_many(self, keys: Sequence[str], deadline: Deadline) -> dict[str, KeyValue | None]:
         """Several keys in one round trip (one read-only transaction)."""
 
-    def list(self, prefix: str, deadline: Deadline, *, keys_only: bool = False) -> Listing: ...
+    def list(self, prefix: str, deadline: Deadline, *, keys_only: bool = False, revision: int = 0) -> Listing:
+        """All keys of a prefix, as they are or as they were at `revision` (raises Compacted when that is gone)."""
 
     def create(self, key: str, value: bytes, deadline: Deadline) -> int:
         """Put when absent; the new revision. Raises AlreadyExists with the stored KeyValue as `current`."""
@@ -112,6 +117,12 @@ class KV(Protocol):
 
     def watch(self, prefix: str, revision: int) -> WatchStream:
         """Changes of a prefix from `revision` on (inclusive)."""
+
+    def watch_many(self, starts: Mapping[str, int]) -> WatchStream:
+        """Changes of several prefixes in one stream, each from its own revision on (inclusive)."""
+
+    def compact(self, revision: int, deadline: Deadline) -> None:
+        """Forget what was before a revision."""
 
     def status(self, deadline: Deadline) -> dict[str, str]:
         """Endpoint -> version of etcd, or the error it gave: for `doctor` and health."""

@@ -1,0 +1,111 @@
+"""One etcd watch stream that carries the watches of several prefixes and that any thread may close."""
+
+from __future__ import annotations
+
+import queue
+import threading
+from typing import Any, Iterator, Mapping
+
+import grpc
+from etcd3.etcdrpc import WatchCreateRequest, WatchRequest, WatchResponse
+
+from calico_plugin.datastore.encoding import change_of, range_of_prefix
+from calico_plugin.datastore.kv import Change
+from calico_plugin.datastore.transport import Metadata, Transport
+from calico_plugin.deadline import Deadline
+from calico_plugin.errors import Compacted
+
+_LOGIN_SECONDS = 5.0
+
+
+class EtcdWatchStream:
+    """`next_revisions` says for each prefix where a new stream has to go on after what was delivered.
+
+    etcd never splits a revision over two answers unless asked to (fragment), and each answer belongs to one prefix.
+    """
+
+    def __init__(self, transport: Transport, starts: Mapping[str, int]) -> None:
+        self._transport = transport
+        self._prefixes = tuple(starts)
+        self.next_revisions = dict(starts)
+        self._by_id: dict[int, str] = {}
+        self._requests: queue.SimpleQueue[WatchRequest | None] = queue.SimpleQueue()
+        self._lock = threading.Lock()
+        self._closed = False
+        self._call: Any = None
+
+    def __iter__(self) -> Iterator[tuple[Change, ...]]:
+        while not self._closed:
+            response = self._receive()
+            if response is None:
+                return
+            if response.created and not response.canceled:
+                self._on_created(response)
+            elif response.canceled:
+                self._on_canceled(response)
+            elif response.watch_id in self._by_id:
+                yield self._on_events(response)
+
+    def close(self) -> None:
+        with self._lock:
+            self._closed = True
+            call = self._call
+        self._requests.put(None)
+        if call is not None:
+            call.cancel()
+
+    def _receive(self) -> WatchResponse | None:
+        """The next answer, or None once closed."""
+        try:
+            call = self._call or self._open()
+            return next(call, None) if call is not None else None
+        except grpc.RpcError as error:
+            if self._closed:
+                return None
+            self._transport.leave(self._member)
+            self.close()
+            raise self._transport.error(error.code(), error.details() or "") from None
+
+    def _open(self) -> Any:
+        self._metadata: Metadata = self._transport.stream_metadata(Deadline(_LOGIN_SECONDS))
+        self._member = self._transport.member()
+        for prefix in self._prefixes:
+            key, end = range_of_prefix(prefix)
+            create = WatchCreateRequest(
+                key=key, range_end=end, start_revision=self.next_revisions[prefix], prev_kv=True, progress_notify=True
+            )
+            self._requests.put(WatchRequest(create_request=create))
+        with self._lock:
+            if not self._closed:
+                # The iterator stays open: a proxy of etcd ends a watch whose client has said all.
+                self._call = self._member.watch(iter(self._requests.get, None), metadata=self._metadata)
+            return self._call
+
+    def _on_created(self, response: WatchResponse) -> None:
+        # etcd answers create requests in their order.
+        prefix = self._prefixes[len(self._by_id)]
+        self._by_id[response.watch_id] = prefix
+        if response.header.revision < self.next_revisions[prefix] - 1:
+            self.close()
+            raise Compacted(
+                f"etcd at {self._member.url} is at revision {response.header.revision}, before the one already seen: list again"
+            )
+
+    def _on_canceled(self, response: WatchResponse) -> None:
+        self.close()
+        if response.compact_revision:
+            raise Compacted(f"etcd has compacted up to revision {response.compact_revision}: list again")
+        reason = response.cancel_reason or "the watch was cancelled"
+        code = grpc.StatusCode.UNAVAILABLE
+        if "permission denied" in reason or "auth" in reason:
+            # An expired token reads like this too, so the next stream logs in anew.
+            self._transport.forget_token(self._metadata)
+            code = grpc.StatusCode.PERMISSION_DENIED
+        elif "compacted" in reason:
+            code = grpc.StatusCode.OUT_OF_RANGE
+        raise self._transport.error(code, reason)
+
+    def _on_events(self, response: WatchResponse) -> tuple[Change, ...]:
+        """Also an answer without events (progress) moves the place to go on from."""
+        self.next_revisions[self._by_id[response.watch_id]] = response.header.revision + 1
+        return tuple(change_of(event) for event in response.events)
