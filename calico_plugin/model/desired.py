@@ -1,0 +1,144 @@
+"""What a node should have, as frozen values: `policy` writes it, `dataplane` reads it. Nothing here knows nft's syntax.
+
+A `Ruleset` is the whole content of our one nftables table. Unchanged objects are the *same instance* from one ruleset to the
+next, so that a consumer finds what changed by identity first. Names are functions of content or identity, never of history.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from enum import Enum
+from typing import Mapping
+
+
+class SetType(Enum):
+    """Key of a set or map; members are text in the order named here, joined by ` . ` where there are several parts."""
+
+    IPV4 = "ipv4"
+    IPV6 = "ipv6"
+    IPV4_PORT = "ipv4 . protocol . port"
+    IPV6_PORT = "ipv6 . protocol . port"
+    INTERFACE = "interface"
+    INTERFACE_IPV4 = "interface . ipv4"
+    INTERFACE_IPV6 = "interface . ipv6"
+
+
+@dataclass(frozen=True, slots=True)
+class AddressSet:
+    """Members are canonical text (`10.0.0.1`, `10.1.0.0/16`, `10.0.0.1 . 6 . 80`, `cali1 . fd00::1`).
+
+    `interval` sets may hold prefixes, which never overlap; the others hold single values only.
+    """
+
+    name: str
+    type: SetType
+    members: frozenset[str] = frozenset()
+    interval: bool = False
+
+
+class Field(Enum):
+    """What a criterion looks at. A 4 or 6 at the end means: in packets of that IP version only, others do not match."""
+
+    FAMILY = "family"
+    PROTOCOL = "protocol"
+    SOURCE4 = "source4"
+    SOURCE6 = "source6"
+    DESTINATION4 = "destination4"
+    DESTINATION6 = "destination6"
+    SOURCE_PORT = "source port"
+    DESTINATION_PORT = "destination port"
+    SOURCE_NAMED4 = "source4 . protocol . port"
+    SOURCE_NAMED6 = "source6 . protocol . port"
+    DESTINATION_NAMED4 = "destination4 . protocol . port"
+    DESTINATION_NAMED6 = "destination6 . protocol . port"
+    ICMP4 = "icmp4 type, code"
+    ICMP6 = "icmp6 type, code"
+    IN_INTERFACE = "input interface"
+    OUT_INTERFACE = "output interface"
+    IN_INTERFACE_SOURCE4 = "input interface . source4"
+    IN_INTERFACE_SOURCE6 = "input interface . source6"
+    CONNECTION_STATE = "connection state"
+    CONNECTION_STATUS = "connection status"
+
+
+@dataclass(frozen=True, slots=True)
+class Match:
+    """One criterion: the field is (or with `negated` is not) one of `values`, or a member of the set `set_name`.
+
+    Values: addresses and CIDRs as text; protocols, families and ports as decimal text, port ranges as `lo-hi`; ICMP as
+    `type` or `type . code`; interfaces as names, a trailing `*` meaning a prefix. Values of one criterion never overlap.
+    """
+
+    field: Field
+    values: tuple[str, ...] = ()
+    set_name: str = ""
+    negated: bool = False
+
+
+class Verdict(Enum):
+    """`ACCEPT` ends the base chain only (later ones of the hook still run), `DROP` is final, `RETURN` goes back to the caller.
+
+    `JUMP`/`GOTO` name a chain in `Rule.target`; `MAP_IN`/`MAP_OUT` look the input/output interface up in the verdict map
+    `Rule.target` and carry on when it is not there; `ESTABLISHED` accepts established and related packets, drops invalid ones.
+    """
+
+    ACCEPT = "accept"
+    DROP = "drop"
+    RETURN = "return"
+    JUMP = "jump"
+    GOTO = "goto"
+    MAP_IN = "look up input interface"
+    MAP_OUT = "look up output interface"
+    ESTABLISHED = "accept established, drop invalid"
+    MASQUERADE = "masquerade"
+    NOTRACK = "do not track"
+    CONTINUE = "continue"
+
+
+@dataclass(frozen=True, slots=True)
+class Rule:
+    """All `matches` hold -> log if `log` is a prefix, then the verdict.
+
+    `origin` names what a person wrote (`tier|kind|namespace/name|rule N`); lines of one written rule share it.
+    """
+
+    verdict: Verdict
+    matches: tuple[Match, ...] = ()
+    target: str = ""
+    log: str | None = None
+    origin: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Hook:
+    """Where a base chain is attached; smaller priorities run first. What no rule decides goes on."""
+
+    type: str
+    hook: str
+    priority: int
+
+
+@dataclass(frozen=True, slots=True)
+class Chain:
+    """Rules in order; a chain without `hook` is only reached by jumps and maps."""
+
+    name: str
+    rules: tuple[Rule, ...] = ()
+    hook: Hook | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class VerdictMap:
+    """Interface -> name of the chain that takes over (goto)."""
+
+    name: str
+    elements: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Ruleset:
+    """Everything in our table, by name."""
+
+    sets: Mapping[str, AddressSet] = field(default_factory=dict)
+    chains: Mapping[str, Chain] = field(default_factory=dict)
+    maps: Mapping[str, VerdictMap] = field(default_factory=dict)

@@ -1,0 +1,99 @@
+"""What an operator may set about policy on this node: FelixConfiguration, the node's own over the cluster's (node-and-cli, policy 4)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields, replace
+from typing import Any, Mapping
+
+
+@dataclass(frozen=True, slots=True)
+class PolicyOptions:
+    """Defaults are Felix's. Values that come from FelixConfiguration win over those given here.
+
+    `endpoint_to_host` is what follows for packets from a workload to this host that its egress policy allowed:
+    `drop`, `return` (the host's own INPUT rules decide) or `accept` (in our table the same as `return`: an nftables accept
+    binds no other table).
+    """
+
+    interface_prefix: str = "cali"
+    endpoint_to_host: str = "drop"
+    allow_vxlan_from_workloads: bool = False
+    allow_ipip_from_workloads: bool = False
+    vxlan_port: int = 4789
+    disable_conntrack_invalid_check: bool = False
+    workload_source_spoofing: bool = False
+    log_prefix: str = "calico-packet"
+
+
+_FELIX = {
+    "defaultEndpointToHostAction": "endpoint_to_host",
+    "allowVXLANPacketsFromWorkloads": "allow_vxlan_from_workloads",
+    "allowIPIPPacketsFromWorkloads": "allow_ipip_from_workloads",
+    "vxlanPort": "vxlan_port",
+    "disableConntrackInvalidCheck": "disable_conntrack_invalid_check",
+    "workloadSourceSpoofing": "workload_source_spoofing",
+    "logPrefix": "log_prefix",
+}
+
+
+def merged(base: PolicyOptions, *specs: Mapping[str, Any]) -> tuple[PolicyOptions, tuple[str, ...]]:
+    """`base` with the members of FelixConfiguration specs laid over it, later ones winning, and what was not understood.
+
+    A value that is not understood keeps the safer default.
+    """
+    changes: dict[str, Any] = {}
+    problems: list[str] = []
+    for spec in specs:
+        for name, attribute in _FELIX.items():
+            if spec.get(name) is None:
+                continue
+            try:
+                changes[attribute] = _READ[attribute](spec[name])
+            except ValueError as error:
+                problems.append(f"spec.{name} = {spec[name]!r}: {error}")
+    return replace(base, **changes), tuple(problems)
+
+
+def _to_host(value: Any) -> str:
+    text = str(value).lower()
+    if text not in ("drop", "return", "accept"):
+        raise ValueError("use Drop, Return or Accept")
+    return text
+
+
+def _flag(value: Any) -> bool:
+    if not isinstance(value, bool):
+        raise ValueError("use true or false")
+    return value
+
+
+def _port(value: Any) -> int:
+    if isinstance(value, bool) or not isinstance(value, int) or not 0 < value < 65536:
+        raise ValueError("a port is 1 to 65535")
+    return value
+
+
+def _spoofing(value: Any) -> bool:
+    text = str(value).lower()
+    if text not in ("disabled", "any"):
+        raise ValueError("use Disabled or Any")
+    return text == "any"
+
+
+def _prefix(value: Any) -> str:
+    text = str(value)
+    if not text.isprintable() or '"' in text or "\\" in text or len(text) > 80:
+        raise ValueError("a log prefix has at most 80 printable characters without quotes")
+    return text
+
+
+_READ = {
+    "endpoint_to_host": _to_host,
+    "allow_vxlan_from_workloads": _flag,
+    "allow_ipip_from_workloads": _flag,
+    "vxlan_port": _port,
+    "disable_conntrack_invalid_check": _flag,
+    "workload_source_spoofing": _spoofing,
+    "log_prefix": _prefix,
+}
+assert set(_READ) <= {item.name for item in fields(PolicyOptions)}
