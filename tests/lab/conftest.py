@@ -5,7 +5,7 @@
 from __future__ import annotations
 
 import os
-from typing import Callable, Iterator
+from typing import Callable, Generator, Iterator
 
 import pytest
 
@@ -19,6 +19,7 @@ from tests.lab.wait import wait_for
 
 STEM = "pytest"
 _LAB = pytest.StashKey[Lab]()
+_Wrapped = Generator[None, pytest.TestReport, pytest.TestReport]
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -30,7 +31,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 
 @pytest.hookimpl(wrapper=True)
-def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo) -> Iterator[None]:
+def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo) -> _Wrapped:
     """Dump the lab when a test that used it failed."""
     report = yield
     if report.failed and call.when in ("setup", "call") and _LAB in item.session.stash:

@@ -54,7 +54,7 @@ class Container:
         return "cali" + self.endpoint()[:11]
 
     def inside(self, *argv: str) -> list[str]:
-        """A command line for the outer machine that runs in the container's network, whatever dockerd does meanwhile."""
+        """An outer command line that runs in the container's network, whatever dockerd does meanwhile."""
         first = self.inspect("{{.State.Pid}}")
         return ["nsenter", f"--net=/proc/{self.machine.init.pid}/root/proc/{first}/ns/net", "--", *argv]
 

@@ -68,10 +68,10 @@ def build(spec: dict) -> None:
         os.makedirs(target, exist_ok=True)
         mount(source, target, None, MS_BIND)
     for name, text in spec["files"].items():
-        path = Path(name)
-        path.unlink(missing_ok=True)  # /etc/resolv.conf may be a link out of /etc
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(text)
+        place = Path(name)
+        place.unlink(missing_ok=True)  # /etc/resolv.conf may be a link out of /etc
+        place.parent.mkdir(parents=True, exist_ok=True)
+        place.write_text(text)
 
 
 def reap_for_ever() -> None:

@@ -73,6 +73,8 @@ class Lab:
             _make_bridge(machine)
         else:
             self._connect(machine)
+        if (state.folder(self.spec.name) / "state.json").exists():
+            state.save(self.spec, self.machines)  # it was up before, with another process 1
         return machine
 
     def start_host(self, name: str) -> None:

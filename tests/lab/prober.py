@@ -3,8 +3,9 @@
     python prober.py server PORT            echoes whatever comes, on every connection
     python prober.py client ADDRESS PORT    ten lines a second over ONE connection
 
-The client prints, for each line that came back, the seconds (monotonic clock) at which it did; it ends with status 1
-when the connection breaks, and never reconnects: a broken connection is what it is there to find. Standard library only.
+The client prints, for each line that came back, the seconds (monotonic clock) at which it did; it ends with status
+1 when the connection breaks, and never reconnects: a broken connection is what it is there to find. Standard library
+only.
 """
 from __future__ import annotations
 

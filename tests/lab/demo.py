@@ -1,0 +1,329 @@
+"""The experiment, played for a newcomer: two Docker hosts, one Calico, every command as one would type it.
+
+``make demo`` runs it. KEEP=1 leaves the two hosts up and tells how to get a shell there. The exit status is 0 only when
+every check came true; what was checked is summed up at the end.
+"""
+from __future__ import annotations
+
+import json
+import os
+import re
+import shlex
+import subprocess
+import sys
+import threading
+import time
+from dataclasses import dataclass, field
+from typing import Callable, Iterator, TextIO
+
+from tests.lab import bare
+from tests.lab import lab as labs
+from tests.lab import state
+from tests.lab.diagnostics import dump
+from tests.lab.lab import Lab
+from tests.lab.spec import LabSpec
+from tests.lab.wait import wait_for
+
+NAME = "demo"
+TICK_SECONDS = 5
+INSPECT = "{{range .NetworkSettings.Networks}}{{.IPAddress}}{{end}}"
+CREATE = "docker network create --driver calico --ipam-driver calico-ipam"
+
+
+class StepFailed(Exception):
+    """A check failed without which the rest makes no sense."""
+
+
+@dataclass
+class Stage:
+    """What is seen, and what was found true or false."""
+
+    lab: Lab
+    out: TextIO = field(default_factory=lambda: sys.stdout)
+    checks: list[tuple[str, bool]] = field(default_factory=list)
+    _step: int = 0
+
+    def title(self, text: str) -> None:
+        """Start a step."""
+        self._step += 1
+        self.say("\n" + self._bold(f"== {self._step}. {text}"))
+
+    def say(self, text: str) -> None:
+        """A line of explanation."""
+        print(text, file=self.out, flush=True)
+
+    def prompt(self, host: str, line: str) -> None:
+        """Show a command at a host's prompt."""
+        self.say(self._bold(f"{host}# {line}"))
+
+    def type(self, host: str, line: str, seconds: float = 60) -> str:
+        """Show a command at a host's prompt, run it, show its real output while it comes, and return it."""
+        self.prompt(host, line)
+        words = ("timeout", "-k", "3", str(seconds), "/bin/sh", "-c", line)
+        process = self.lab[host].popen(*words, env=self.settings, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
+                                       stderr=subprocess.STDOUT, text=True)
+        assert process.stdout is not None
+        lines = []
+        with ticking(self.say):
+            for piece in process.stdout:
+                lines.append(piece)
+                self.say(piece.rstrip("\n"))
+            process.wait()
+        return "".join(lines)
+
+    def check(self, what: str, true: bool, needed: bool = False) -> bool:
+        """Note whether something is as it should be. ``needed``: without it the play ends here."""
+        self.checks.append((what, bool(true)))
+        self.say(self._colour(32, f"  [ok] {what}") if true else self._colour(31, f"  [FAILED] {what}"))
+        if needed and not true:
+            raise StepFailed(what)
+        return bool(true)
+
+    def until(self, what: str, probe: Callable[[], object], seconds: float, needed: bool = False) -> bool:
+        """A check that may take a while to come true."""
+        try:
+            with ticking(self.say):
+                wait_for(what, probe, seconds, 0.3)
+        except AssertionError as reason:
+            self.say(f"  {reason}")
+            return self.check(what, False, needed)
+        return self.check(what, True)
+
+    @property
+    def settings(self) -> dict[str, str]:
+        """What the user has exported on every host."""
+        return {"ETCD_ENDPOINTS": self.lab.spec.etcd_url}
+
+    def _colour(self, number: int, text: str) -> str:
+        return f"\033[{number}m{text}\033[0m" if self.out.isatty() else text
+
+    def _bold(self, text: str) -> str:
+        return self._colour(1, text)
+
+
+class ticking:
+    """While a block takes long, say every few seconds that it still runs."""
+
+    def __init__(self, say: Callable[[str], None]) -> None:
+        self._say = say
+        self._over = threading.Event()
+        self._thread = threading.Thread(target=self._tick, daemon=True)
+
+    def _tick(self) -> None:
+        began = time.monotonic()
+        while not self._over.wait(TICK_SECONDS):
+            self._say(f"  ... {time.monotonic() - began:.0f} s")
+
+    def __enter__(self) -> None:
+        self._thread.start()
+
+    def __exit__(self, *_: object) -> None:
+        self._over.set()
+        self._thread.join()
+
+
+# -- the play ---------------------------------------------------------------------------------------------------------
+def play(stage: Stage) -> None:
+    """All steps up to, and without, the clean-up."""
+    start_nodes(stage)
+    make_network(stage)
+    run_containers(stage)
+    isolate(stage)
+    watch_the_wire(stage)
+    show_routes(stage)
+    show_store(stage)
+
+
+def start_nodes(stage: Stage) -> None:
+    """calicoctl node run and status on both hosts."""
+    stage.title("Calico on both hosts")
+    for host in stage.lab.hosts:
+        said = stage.type(host, f"export ETCD_ENDPOINTS={stage.lab.spec.etcd_url}; calicoctl node run", 90)
+        stage.check(f"calico-node started on {host}", "Calico node started successfully" in said, needed=True)
+    for host, other in (("host1", "host2"), ("host2", "host1")):
+        peer = str(stage.lab.spec.address(other).ip)
+        stage.until(f"{host} has a BGP session with {other}", lambda: peer in stage.lab.node(host).established(), 30)
+        stage.type(host, "calicoctl node status")
+
+
+def make_network(stage: Stage) -> None:
+    """One docker network create; both hosts see it."""
+    stage.title("A network, made on one host")
+    stage.type("host1", f"{CREATE} cal_net1")
+    seen = stage.type("host2", "docker network ls")
+    stage.check("host2 sees cal_net1, driver calico, scope global",
+                bool(re.search(r"cal_net1 +calico +global", seen)), needed=True)
+
+
+def run_containers(stage: Stage) -> None:
+    """A container on each host; they reach each other by address and by name."""
+    stage.title("A container on each host")
+    stage.type("host1", "docker run --net cal_net1 --name workload-A -tid busybox")
+    stage.type("host2", "docker run --net cal_net1 --name workload-B -tid busybox")
+    there = address(stage, "host2", "workload-B")
+    stage.check("workload-B has an address of Calico's pool", there.startswith("192.168."), needed=True)
+    stage.until("host1 has learnt the way to it", lambda: there_is_a_route(stage, "host1", there), 20)
+    stage.check("A reaches B by address", ping(stage, "host1", "workload-A", there))
+    stage.check("A reaches B by name", ping(stage, "host1", "workload-A", "workload-B"))
+    stage.check("B reaches A by name", ping(stage, "host2", "workload-B", "workload-A"))
+
+
+def isolate(stage: Stage) -> None:
+    """A second network cannot reach the first."""
+    stage.title("A second network, kept apart by policy")
+    stage.type("host1", f"{CREATE} cal_net2")
+    stage.type("host2", "docker run --net cal_net2 --name workload-C -tid busybox")
+    stage.type("host1", "docker run --net cal_net2 --name workload-D -tid busybox")
+    other = address(stage, "host2", "workload-C")
+    stage.until("host1 has learnt the way to it", lambda: there_is_a_route(stage, "host1", other), 20)
+    stage.check("D reaches C: same network", ping(stage, "host1", "workload-D", other))
+    stage.check("A does not reach C: other network", not ping(stage, "host1", "workload-A", other))
+    own = address(stage, "host1", "workload-A")
+    stage.check("C does not reach A either, from the other host", not ping(stage, "host2", "workload-C", own))
+
+
+def watch_the_wire(stage: Stage) -> None:
+    """The packets between the hosts are the containers' own."""
+    stage.title("What goes over the wire")
+    ours, theirs = (quiet(stage, host, f"docker inspect -f '{INSPECT}' {name}")
+                    for host, name in (("host1", "workload-A"), ("host2", "workload-B")))
+    line = "tcpdump -n -l -i eth0 -c 2 icmp or proto 4 or udp port 4789"
+    stage.prompt("host2", f"{line} &")
+    capture = stage.lab["host2"].popen("timeout", "20", *shlex.split(line), stdin=subprocess.DEVNULL,
+                                       stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    assert capture.stdout is not None
+    while "listening" not in (heard := capture.stdout.readline()) and heard:
+        pass
+    ping(stage, "host1", "workload-A", theirs, count=1)
+    packets = capture.communicate(timeout=30)[0]
+    stage.say(packets.rstrip())
+    stage.check("containers' own addresses on the wire: no tunnel, no NAT",
+                f"IP {ours} > {theirs}: ICMP echo request" in packets
+                and f"IP {theirs} > {ours}: ICMP echo reply" in packets)
+
+
+def show_routes(stage: Stage) -> None:
+    """Every host is a router."""
+    stage.title("Every host is a router")
+    routes = stage.type("host1", "ip route")
+    ours = quiet(stage, "host1", f"docker inspect -f '{INSPECT}' workload-A")
+    stage.check("host1 has a route to its own container", bool(re.search(rf"^{ours} dev cali\w+ ", routes, re.M)))
+    stage.check("host1 learnt host2's block by BGP",
+                bool(re.search(r"^192\.168\.\S+ via 172\.20\.62\.105 dev eth0 proto bird", routes, re.M)))
+    inside = stage.type("host1", "docker exec workload-A ip route")
+    stage.check("the container's gateway is 169.254.1.1", "default via 169.254.1.1" in inside)
+
+
+def show_store(stage: Stage) -> None:
+    """What etcd knows, through calicoctl."""
+    stage.title("What Calico knows")
+    for line, wanted in (("calicoctl get nodes", "host2"), ("calicoctl get ippools", "192.168.0.0/16"),
+                         ("calicoctl get profiles", "cal-net1"), ("calicoctl get workloadendpoints -A", "host2"),
+                         ("calicoctl ipam show", "192.168.0.0/16")):
+        stage.check(f"`{line}` shows {wanted}", wanted in stage.type("host1", line))
+    said = stage.type("host1", "calicoctl ipam check; echo status $?")
+    stage.check("`calicoctl ipam check` finds nothing wrong", said.rstrip().endswith("status 0"))
+
+
+def clean_up(stage: Stage, before: dict[str, bare.HostState]) -> None:
+    """Until both hosts are as they were, and etcd holds no key of ours."""
+    stage.title("Clean-up, until nothing is left")
+    stage.type("host1", "docker rm -f workload-A workload-D")
+    stage.type("host2", "docker rm -f workload-B workload-C")
+    for host in stage.lab.hosts:
+        stage.until(f"{host} has no link of a container any more", lambda: not bare.links(stage.lab[host]), 10)
+    stage.type("host1", "docker network rm cal_net1 cal_net2")
+    for host in stage.lab.hosts:
+        stage.type(host, "calicoctl node stop")
+        stage.type(host, "calicoctl node reset")
+    stage.type("host1", "calicoctl datastore purge --yes")
+    for host in stage.lab.hosts:
+        left = bare.differences(before[host], bare.look(stage.lab[host]))
+        for line in left:
+            stage.say(f"  {host}: {line}")
+        stage.check(f"{host} is bare: links, routes, firewall, processes, sockets and files as before", not left)
+    keys = stage.lab.etcd.keys("")
+    for key in keys[:20]:
+        stage.say(f"  etcd still holds {key}")
+    stage.check("etcd holds none of our keys", not keys)
+
+
+# -- helpers ----------------------------------------------------------------------------------------------------------
+def ping(stage: Stage, host: str, container: str, target: str, count: int = 2) -> bool:
+    """Ping in the open; whether every one was answered."""
+    said = stage.type(host, f"docker exec {container} ping -c {count} -W 1 {target}")
+    return f"{count} packets transmitted, {count} packets received" in said
+
+
+def address(stage: Stage, host: str, container: str) -> str:
+    """Ask Docker for a container's address, in the open."""
+    return stage.type(host, f"docker inspect -f '{INSPECT}' {container}").strip()
+
+
+def quiet(stage: Stage, host: str, line: str) -> str:
+    """Ask something behind the scenes."""
+    return stage.lab[host].shell(line).strip()
+
+
+def there_is_a_route(stage: Stage, host: str, target: str) -> bool:
+    """Whether a host has a route to an address that is better than its default route."""
+    routes = json.loads(quiet(stage, host, f"ip -j route get {target}"))
+    return routes[0].get("gateway") in {str(stage.lab.spec.address(other).ip) for other in stage.lab.hosts}
+
+
+def summary(stage: Stage, began: float) -> int:
+    """Print what was checked; the exit status."""
+    failed = [what for what, true in stage.checks if not true]
+    stage.say("\n" + "=" * 80)
+    for what in failed:
+        stage.say(f"FAILED: {what}")
+    stage.say(f"{len(stage.checks) - len(failed)} of {len(stage.checks)} checks came true, in "
+              f"{time.monotonic() - began:.0f} s: " + ("the experiment FAILED" if failed else "the experiment works"))
+    return 1 if failed else 0
+
+
+def how_to_look(name: str) -> Iterator[str]:
+    """What to type to look around in a lab that stays up."""
+    program = f"sudo {sys.executable} -m tests.lab --name {name}"
+    yield "The hosts stay up. In this folder:"
+    yield f"  {program} shell host1      a root shell on host1 (host2, etcd, fabric likewise)"
+    yield f"  {program} status           what runs where"
+    yield f"  {program} down             take all down"
+
+
+def main() -> int:
+    """Build the lab, play, clean up, sum up."""
+    keep = os.environ.get("KEEP", "") not in ("", "0")
+    if not (own := state.claim(NAME)):
+        print("another demo runs right now on this machine; wait for its end", file=sys.stderr)
+        return 1
+    began = time.monotonic()
+    print("== Two Docker hosts on this machine, made of namespaces", flush=True)
+    stage = Stage(Lab(LabSpec(NAME)))
+    try:
+        stage.lab = labs.up(stage.lab.spec, lambda text: print(f"  {text}", flush=True))
+        before = {host: bare.look(stage.lab[host]) for host in stage.lab.hosts}
+        play(stage)
+        if not keep:
+            clean_up(stage, before)
+    except StepFailed:
+        stage.say("The rest needs this, so the play ends here.")
+    except (AssertionError, OSError, subprocess.SubprocessError) as problem:
+        stage.check(f"the lab itself works: {problem}", False)
+    except KeyboardInterrupt:
+        stage.check("played to the end (interrupted)", False)
+    status = summary(stage, began)
+    finish(stage, status, keep)
+    own.release()
+    return status
+
+
+def finish(stage: Stage, status: int, keep: bool) -> None:
+    """Take the lab down, or leave it; after a failure write down its state first."""
+    if status and stage.lab.machines:
+        stage.say(f"State and logs of all machines are in {dump(stage.lab, 'demo')} and the folders beside it.")
+    if keep and stage.lab.machines:
+        for line in how_to_look(NAME):
+            stage.say(line)
+    else:
+        state.clear(NAME, keep_logs=bool(status))
