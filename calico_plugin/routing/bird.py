@@ -1,0 +1,340 @@
+"""Snapshot + node -> BIRD 2 configuration, pure and deterministic: equal snapshots give equal bytes.
+
+What it promises (node-and-cli 2): own blocks go out as aggregates and lie as blackholes in the kernel; addresses of
+local containers outside own blocks (borrowed ones) go out as /32 or /128; routes of encapsulated pools are the agent's.
+A borrowed address is *learned* from the agent's route on a `cali*` link, not written here: BIRD hears it from the
+kernel at once, no reload is needed for a container, and the route is withdrawn with the link. No other route of the
+agent is learned: with add-path they would go out as bogus paths (2.12.5).
+
+A resource that makes no sense is left out and named in `Rendered.problems`; the rest stands.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from dataclasses import dataclass
+from functools import cache
+from ipaddress import IPv4Network, IPv6Network, ip_network
+from typing import Iterable
+
+import jinja2
+
+from calico_plugin.model import names
+from calico_plugin.model.keys import ResourceKey
+from calico_plugin.model.resources import BGPFilter, IPPool
+from calico_plugin.model.resources.bgp import BGPConfigurationSpec, BGPFilterRule, PrefixAdvertisement
+from calico_plugin.model.snapshot import Snapshot
+from calico_plugin.routing.sessions import (
+    DEFAULT_PORT,
+    Matches,
+    Plan,
+    Secret,
+    Session,
+    bgp_configuration,
+    matches_all_only,
+    no_secrets,
+    plan,
+)
+
+Network = IPv4Network | IPv6Network
+# One dead peer must not hold up the kernel's table for BIRD's own 240 s at each start with -R (2.12.6).
+GRACEFUL_RESTART_WAIT = 30
+# How long neighbours keep our routes while BIRD is away.
+GRACEFUL_RESTART_TIME = 120
+FALLBACK_ROUTER_ID = "127.0.0.1"
+# As the address detection: links that are no way to another host.
+IGNORED_INTERFACES = ("cali*", "docker*", "br-*", "veth*")
+
+
+@dataclass(frozen=True, slots=True)
+class Rendered:
+    """`text` is a whole configuration; `problems` are resources that were left out, one sentence each."""
+
+    text: str
+    plan: Plan
+    problems: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Family:
+    """What the template needs of one IP version; all texts are canonical."""
+
+    version: int
+    pools: tuple[str, ...]
+    no_export: tuple[str, ...]
+    agent: tuple[str, ...]
+    blocks: tuple[str, ...]
+
+    @property
+    def host_length(self) -> int:
+        return 32 if self.version == 4 else 128
+
+    @property
+    def statics(self) -> tuple[str, ...]:
+        """A host-sized block has no static route: it would shadow the workload's own (2.6)."""
+        return tuple(block for block in self.blocks if not block.endswith(f"/{self.host_length}"))
+
+
+def render(
+    snapshot: Snapshot,
+    node_name: str,
+    *,
+    router_id: str = "",
+    matches: Matches = matches_all_only,
+    secret: Secret = no_secrets,
+) -> Rendered:
+    """BIRD's whole configuration for a node.
+
+    `router_id` is CALICO_ROUTER_ID; `matches` evaluates a selector; `secret` gives the text of a secretKeyRef.
+    """
+    planned = plan(snapshot, node_name, matches, secret)
+    default = bgp_configuration(snapshot)
+    own = bgp_configuration(snapshot, f"node.{node_name}")
+    problems = list(planned.problems)
+    functions = _filter_functions(snapshot, planned, problems)
+    sessions = tuple(one for one in planned.sessions if _filters_known(one, snapshot, problems))
+    text = _template().render(
+        router_id=_router_id(planned, node_name, router_id),
+        wait=GRACEFUL_RESTART_WAIT,
+        restart_time=GRACEFUL_RESTART_TIME,
+        families=tuple(_family(snapshot, node_name, version) for version in (4, 6)),
+        ignored=IGNORED_INTERFACES + _interfaces(own.ignored_interfaces or default.ignored_interfaces, problems),
+        communities=_communities(default, own, problems),
+        functions=functions,
+        sessions=sessions,
+        plan=planned,
+        debug=_debug(own.log_severity_screen or default.log_severity_screen),
+        listen_port=planned.speaker.port if planned.speaker else DEFAULT_PORT,
+        strict_bind=(own.bind_mode or default.bind_mode) == "NodeIP",
+        vias=tuple(sorted({(one.peer, one.via, one.version) for one in sessions if one.via})),
+        own_protocol=names.ROUTE_PROTOCOL,
+        prefix=names.INTERFACE_PREFIX,
+    )
+    return Rendered(text, planned, tuple(problems))
+
+
+def minimal(router_id: str = FALLBACK_ROUTER_ID) -> str:
+    """A valid configuration without any route: what BIRD runs on before the agent has rendered the first one."""
+    return f"log stderr all;\nrouter id {router_id};\nprotocol device {{ scan time 2; }}\n"
+
+
+@cache
+def _template() -> jinja2.Template:
+    environment = jinja2.Environment(
+        loader=jinja2.PackageLoader("calico_plugin.routing"),
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        keep_trailing_newline=True,
+    )
+    environment.filters["filter_function"] = filter_function
+    return environment.get_template("bird.conf.j2")
+
+
+def _router_id(planned: Plan, node_name: str, given: str) -> str:
+    """The node's IPv4 address; `hash` for hosts that have none (2.5); else as given."""
+    ipv4 = planned.speaker.addresses.get(4, "") if planned.speaker else ""
+    if given == "hash" or (not given and not ipv4 and planned.speaker):
+        first, *rest = hashlib.sha256(node_name.encode()).digest()[:4]
+        return ".".join(str(byte) for byte in (first - 32 if first > 223 else first, *rest))
+    return given or ipv4 or FALLBACK_ROUTER_ID
+
+
+def _family(snapshot: Snapshot, node_name: str, version: int) -> Family:
+    every = [pool for pool in snapshot.kind("IPPool").values() if isinstance(pool, IPPool)]
+    pools = [pool for pool in every if pool.spec.version == version]
+    exported = [pool for pool in pools if not pool.spec.disable_bgp_export]
+    return Family(
+        version=version,
+        pools=_cidrs(pool.spec.cidr for pool in exported if not pool.spec.encapsulated),
+        no_export=_cidrs(pool.spec.cidr for pool in pools if pool.spec.disable_bgp_export),
+        agent=_cidrs(pool.spec.cidr for pool in pools if pool.spec.encapsulated),
+        blocks=_cidrs(own_blocks(snapshot, node_name, version)),
+    )
+
+
+def own_blocks(snapshot: Snapshot, node_name: str, version: int) -> list[str]:
+    """CIDRs of the blocks that are affine to the node; pending ones are not its own yet."""
+    return [
+        cidr
+        for (host, cidr), affinity in snapshot.affinities.items()
+        if host == node_name
+        and affinity.state in ("", "confirmed")
+        and not affinity.deleted
+        and (6 if ":" in cidr else 4) == version
+    ]
+
+
+def _cidrs(texts: Iterable[str]) -> tuple[str, ...]:
+    found: set[Network] = set()
+    for text in texts:
+        try:
+            found.add(ip_network(text, strict=False))
+        except ValueError:
+            continue  # stored values are validated when written; a broken one counts as absent
+    return tuple(str(network) for network in sorted(found, key=lambda one: (one.network_address.packed, one.prefixlen)))
+
+
+def _debug(severity: str) -> str:
+    return {"debug": "all", "info": "{ states }", "": "{ states }"}.get(severity.lower(), "off")
+
+
+def _interfaces(patterns: Iterable[str], problems: list[str]) -> tuple[str, ...]:
+    good = []
+    for pattern in patterns:
+        if re.fullmatch(r"[-A-Za-z0-9_.*?@]+", pattern):
+            good.append(pattern)
+        else:
+            problems.append(f"BGPConfiguration: ignoredInterfaces {pattern!r} is no interface pattern; left out")
+    return tuple(good)
+
+
+@dataclass(frozen=True, slots=True)
+class Community:
+    """Adds BIRD values (`(64512,120)`) to all exported routes inside `cidr`."""
+
+    cidr: str
+    version: int
+    standard: tuple[str, ...]
+    large: tuple[str, ...]
+
+
+def _communities(
+    default: BGPConfigurationSpec, own: BGPConfigurationSpec, problems: list[str]
+) -> tuple[Community, ...]:
+    # The node's list replaces the global one.
+    source = own if own.prefix_advertisements else default
+    named = {one.name: one.value for one in (*default.communities, *own.communities)}
+    found = []
+    for item in source.prefix_advertisements:
+        try:
+            found.append(_community(item, named))
+        except ValueError as error:
+            problems.append(f"BGPConfiguration: prefixAdvertisements {item.cidr}: {error}; left out")
+    return tuple(sorted(found, key=lambda one: (one.version, one.cidr)))
+
+
+def _community(item: PrefixAdvertisement, named: dict[str, str]) -> Community:
+    network = ip_network(item.cidr, strict=False)
+    values = [tuple(int(part) for part in named.get(one, one).split(":")) for one in item.communities]
+    for value in values:
+        limit = {2: 1 << 16, 3: 1 << 32}.get(len(value), 0)
+        if not limit or any(not 0 <= part < limit for part in value):
+            shown = ":".join(map(str, value))
+            raise ValueError(f"community {shown} is neither a:b (16 bit each) nor a:b:c (32 bit each)")
+    texts = [(len(value), "(" + ",".join(map(str, value)) + ")") for value in values]
+    return Community(
+        str(network),
+        network.version,
+        tuple(text for length, text in texts if length == 2),
+        tuple(text for length, text in texts if length == 3),
+    )
+
+
+def filter_function(name: str, direction: str, version: int) -> str:
+    """BIRD's name of a BGPFilter's function: quoted, at most 64 characters (2.6)."""
+    if len(name) > 45:
+        name = f"{name[:28]}_{hashlib.sha256(name.encode()).hexdigest()[:16].upper()}"
+    return f"'bgp_{name}_{direction}FilterV{version}'"
+
+
+@dataclass(frozen=True, slots=True)
+class FilterFunction:
+    name: str
+    lines: tuple[str, ...]
+
+
+def _filters_known(session: Session, snapshot: Snapshot, problems: list[str]) -> bool:
+    """A session whose filter is missing is left out: without it, it would accept or tell what it must not."""
+    for name in session.filters:
+        if ResourceKey("BGPFilter", name) not in snapshot.kind("BGPFilter"):
+            problems.append(f"session {session.name}: BGPFilter {name} does not exist; left out")
+            return False
+    return True
+
+
+def _filter_functions(snapshot: Snapshot, planned: Plan, problems: list[str]) -> tuple[FilterFunction, ...]:
+    used = sorted({name for session in planned.sessions for name in session.filters})
+    functions = []
+    for name in used:
+        found = snapshot.kind("BGPFilter").get(ResourceKey("BGPFilter", name))
+        if not isinstance(found, BGPFilter):
+            continue
+        spec = found.spec
+        for direction, version, rules in (
+            ("import", 4, spec.import_v4),
+            ("export", 4, spec.export_v4),
+            ("import", 6, spec.import_v6),
+            ("export", 6, spec.export_v6),
+        ):
+            lines = _rules(found, rules, version, problems)
+            functions.append(FilterFunction(filter_function(name, direction, version), lines))
+    return tuple(functions)
+
+
+def _rules(owner: BGPFilter, rules: Iterable[BGPFilterRule], version: int, problems: list[str]) -> tuple[str, ...]:
+    lines = []
+    for index, rule in enumerate(rules):
+        try:
+            lines.append(rule_line(rule, version))
+        except ValueError as error:
+            # A rule we cannot express must not let through what it meant to stop.
+            problems.append(f"{owner}: rule {index + 1}: {error}; replaced by reject")
+            lines.append("reject;")
+    return tuple(lines)
+
+
+def rule_line(rule: BGPFilterRule, version: int) -> str:
+    """`if <all matches> then accept;`. Raises ValueError for what cannot be expressed."""
+    action = rule.action.lower()
+    if action not in ("accept", "reject"):
+        raise ValueError(f"action {rule.action!r} is neither Accept nor Reject")
+    conditions = [*_cidr_conditions(rule, version), *_other_conditions(rule)]
+    if not conditions:
+        return f"{action};"
+    return f"if {' && '.join(f'({one})' for one in conditions)} then {action};"
+
+
+def _cidr_conditions(rule: BGPFilterRule, version: int) -> list[str]:
+    if bool(rule.cidr) != bool(rule.match_operator):
+        raise ValueError("cidr and matchOperator go together")
+    if not rule.cidr:
+        if rule.prefix_length is not None:
+            raise ValueError("prefixLength needs a cidr")
+        return []
+    network = ip_network(rule.cidr, strict=False)
+    if network.version != version:
+        raise ValueError(f"cidr {rule.cidr} is not IPv{version}")
+    operator = {"Equal": "=", "NotEqual": "!=", "In": "~", "NotIn": "!~"}.get(rule.match_operator)
+    if operator is None:
+        raise ValueError(f"matchOperator {rule.match_operator!r} is none of Equal, NotEqual, In, NotIn")
+    if operator in ("=", "!="):
+        return [f"net {operator} {network}"]
+    longest = 32 if version == 4 else 128
+    low, high = network.prefixlen, longest
+    if rule.prefix_length is not None:
+        low = max(low, rule.prefix_length.min or 0)
+        high = min(high, longest if rule.prefix_length.max is None else rule.prefix_length.max)
+    if high < low:
+        return ["false"] if operator == "~" else []
+    return [f"net {operator} [ {network}{{{low},{high}}} ]"]
+
+
+def _other_conditions(rule: BGPFilterRule) -> list[str]:
+    if rule.communities or rule.as_path_prefix or rule.priority is not None or rule.operations:
+        raise ValueError("communities, asPathPrefix, priority and operations are not offered here")
+    conditions = []
+    if rule.source:
+        if rule.source != "RemotePeers":
+            raise ValueError(f"source {rule.source!r} is not RemotePeers")
+        conditions.append("defined(source) && source = RTS_BGP")
+    if rule.interface:
+        if not re.fullmatch(r"[-A-Za-z0-9_.*?@]+", rule.interface):
+            raise ValueError(f"interface {rule.interface!r} is no interface pattern")
+        conditions.append(f'defined(ifname) && ifname ~ "{rule.interface}"')
+    if rule.peer_type:
+        if rule.peer_type not in ("eBGP", "iBGP"):
+            raise ValueError(f"peerType {rule.peer_type!r} is neither eBGP nor iBGP")
+        conditions.append("same_as" if rule.peer_type == "iBGP" else "!same_as")
+    return conditions
