@@ -7,13 +7,21 @@ Bytes are those of Go's encoder: compact, struct order, maps sorted, `&`, `<`, `
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any, Generic, Mapping, Type, TypeVar
 
 import msgspec
 
 from calico_plugin.errors import CorruptValue
+from calico_plugin.model import forms, schema
+from calico_plugin.model.resources.kinds import KINDS
+from calico_plugin.model.resources.meta import Form, Resource
 
 T = TypeVar("T", bound=msgspec.Struct)
+
+# "deterministic" sorts free maps and leaves structs in the order of their fields.
+_ENCODER = msgspec.json.Encoder(order="deterministic")
+_NEVER_STORED = ("resourceVersion", "selfLink")
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,60 +56,83 @@ def decode_stored(kind: Type[T], key: str, data: bytes, revision: int) -> Stored
 
 
 def encode(value: msgspec.Struct, over: Mapping[str, Any] | None = None) -> bytes:
-    """Bytes of a value; `over` is the document that was read, whose unknown members stay."""
+    """Bytes of a value; `over` is the document that was read, whose unknown members stay. A resourceVersion is never written."""
+    if over is None and _is_plain(type(value)):
+        return _escape(_ENCODER.encode(value))
+    node = _node(value)
     built = msgspec.to_builtins(value)
-    document = _merge(built, over, value) if over else built
-    return _escape(msgspec.json.encode(_sorted_maps(document, value)))
+    if isinstance(value, Resource):
+        for name in _NEVER_STORED:
+            built.get("metadata", {}).pop(name, None)
+    return _escape(msgspec.json.encode(ordered(node, _merge(node, built, over) if over else built)))
+
+
+def ordered(node: schema.Node, document: Any) -> Any:
+    """A document in the order in which Go writes it: structures by their fields, maps by name, opaque parts as they stand."""
+    if isinstance(node, schema.Members) and isinstance(document, Mapping):
+        known = {name: ordered(part, document[name]) for name, part in node.fields.items() if name in document}
+        return known | {name: part for name, part in document.items() if name not in known}
+    if isinstance(node, schema.MapOf) and isinstance(document, Mapping):
+        return {name: ordered(node.value, document[name]) for name in sorted(document)}
+    if isinstance(node, schema.ListOf) and isinstance(document, (list, tuple)):
+        return [ordered(node.item, item) for item in document]
+    if isinstance(node, Form) and node.name == "number" and isinstance(document, float):
+        return forms.number(document)
+    return document
+
+
+def _node(value: msgspec.Struct) -> schema.Members:
+    """Schema of a value: by kind for resources, whose open parts have an order too."""
+    if isinstance(value, Resource) and value.kind in KINDS:
+        return schema.of_kind(value.kind)
+    return schema.members(type(value))
+
+
+@lru_cache(maxsize=None)
+def _is_plain(struct: Type[msgspec.Struct]) -> bool:
+    """True when the encoder's own order is Go's: nothing in it is opaque or a number that might be written with a point."""
+    return not issubclass(struct, Resource) and _plain(schema.members(struct))
+
+
+def _plain(node: schema.Node) -> bool:
+    if isinstance(node, Form):
+        return node.name not in ("any", "number")
+    if isinstance(node, schema.ListOf):
+        return _plain(node.item)
+    if isinstance(node, schema.MapOf):
+        return _plain(node.value)
+    return all(_plain(part) for part in node.fields.values())
 
 
 def _escape(data: bytes) -> bytes:
-    # These three never occur outside strings in JSON.
-    return data.replace(b"&", b"\\u0026").replace(b"<", b"\\u003c").replace(b">", b"\\u003e")
+    # These never occur outside strings in JSON; Go escapes the two line separators as well.
+    data = data.replace(b"&", b"\\u0026").replace(b"<", b"\\u003c").replace(b">", b"\\u003e")
+    return data.replace(b"\xe2\x80\xa8", b"\\u2028").replace(b"\xe2\x80\xa9", b"\\u2029")
 
 
-def _members(value: msgspec.Struct) -> dict[str, str]:
-    """JSON name -> attribute name."""
-    return dict(zip(value.__struct_encode_fields__, value.__struct_fields__))
-
-
-def _merge(built: dict[str, Any], over: Mapping[str, Any], value: msgspec.Struct) -> dict[str, Any]:
+def _merge(node: schema.Node, built: Any, over: Any) -> Any:
     """Typed members win, also by their absence; what the type does not know is kept."""
-    members = _members(value)
-    merged = {name: _merge_member(part, over.get(name), getattr(value, members[name])) for name, part in built.items()}
-    merged.update((name, part) for name, part in over.items() if name not in members)
-    return merged
-
-
-def _merge_member(built: Any, over: Any, value: Any) -> Any:
-    if isinstance(value, msgspec.Struct) and isinstance(over, Mapping):
-        return _merge(built, over, value)
-    if isinstance(value, tuple) and isinstance(over, list):
-        return [_merge_item(part, over, index, value[index]) for index, part in enumerate(built)]
+    if isinstance(node, schema.Members) and isinstance(built, Mapping) and isinstance(over, Mapping):
+        merged = {name: _merge(node.fields[name], part, over.get(name)) if name in node.fields else part
+                  for name, part in built.items()}
+        return merged | {name: part for name, part in over.items() if name not in node.fields and name not in merged}
+    if isinstance(node, schema.ListOf) and isinstance(node.item, schema.Members) and isinstance(over, list):
+        return [_merge_item(node.item, part, over[index] if index < len(over) else None) for index, part in enumerate(built)]
     return built
 
 
-def _merge_item(built: Any, over: list[Any], index: int, value: Any) -> Any:
+def _merge_item(node: schema.Members, built: Any, over: Any) -> Any:
     """An item of a list keeps its unknown members only while it is the same item at the same place."""
-    if not isinstance(value, msgspec.Struct) or index >= len(over):
-        return built
-    try:
-        same = msgspec.convert(over[index], type(value)) == value
-    except msgspec.ValidationError:
-        same = False
-    return _merge_member(built, over[index], value) if same else built
+    if isinstance(over, Mapping) and _bare({name: part for name, part in over.items() if name in node.fields}) == _bare(built):
+        return _merge(node, built, over)
+    return built
 
 
-def _sorted_maps(document: Any, value: Any) -> Any:
-    """Struct members keep their order, free maps are sorted as Go does."""
-    if isinstance(value, msgspec.Struct):
-        members = _members(value)
-        return {
-            name: _sorted_maps(part, getattr(value, members[name])) if name in members else part
-            for name, part in document.items()
-        }
-    if isinstance(document, dict):
-        return {name: _sorted_maps(document[name], None) for name in sorted(document)}
+def _bare(document: Any) -> Any:
+    """A document without its empty members, which a writer may leave out or not."""
+    if isinstance(document, Mapping):
+        parts = {name: _bare(part) for name, part in document.items()}
+        return {name: part for name, part in parts.items() if part not in (None, "", False, {}, [])}
     if isinstance(document, (list, tuple)):
-        values = value if isinstance(value, tuple) and len(value) == len(document) else [None] * len(document)
-        return [_sorted_maps(part, item) for part, item in zip(document, values)]
+        return [_bare(part) for part in document]
     return document

@@ -6,12 +6,12 @@ from typing import Any
 
 from msgspec import field
 
-from calico_plugin.model.resources.meta import Resource, Value
+from calico_plugin.model.resources.meta import Protocol, Resource, Value
 
 
 class EndpointPort(Value, frozen=True, kw_only=True):
     name: str = ""
-    protocol: int | str = ""
+    protocol: Protocol = ""
     port: int = 0
 
 
@@ -19,7 +19,7 @@ class WorkloadEndpointPort(Value, frozen=True, kw_only=True, omit_defaults=False
     """All five members are always written."""
 
     name: str = ""
-    protocol: int | str = ""
+    protocol: Protocol = ""
     port: int = 0
     host_port: int = 0
     host_ip: str = field(name="hostIP", default="")

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Annotated, Any
 
 import msgspec
 from msgspec import UNSET, UnsetType, field
 
-from calico_plugin.model.resources.meta import Resource, Value
+from calico_plugin.model.resources.meta import Form, Resource, Value
+
+EncapsulationMode = Annotated[str, Form("text", ("Never", "Always", "CrossSubnet"))]
+AllowedUse = Annotated[str, Form("text", ("Workload", "Tunnel", "LoadBalancer"))]
+AssignmentMode = Annotated[str, Form("text", ("Automatic", "Manual"))]
+Switch = Annotated[str, Form("text", ("Enabled", "Disabled"))]
 
 DEFAULT_BLOCK_SIZE = {4: 26, 6: 122}
 
@@ -16,16 +21,16 @@ class IPPoolSpec(Value, frozen=True, kw_only=True):
     """Old objects may lack every member but `cidr`: use the properties, which apply the defaults."""
 
     cidr: str = ""
-    vxlan_mode: str = ""
-    ipip_mode: str = ""
+    vxlan_mode: EncapsulationMode = ""
+    ipip_mode: EncapsulationMode = ""
     nat_outgoing: bool = False
     disabled: bool = False
     disable_bgp_export: bool = field(name="disableBGPExport", default=False)
     block_size: int = 0
     node_selector: str = ""
     namespace_selector: str = ""
-    allowed_uses: tuple[str, ...] = ()
-    assignment_mode: str | None = None
+    allowed_uses: tuple[AllowedUse, ...] = ()
+    assignment_mode: AssignmentMode | None = None
 
     @property
     def version(self) -> int:
@@ -64,10 +69,12 @@ class IPReservation(Resource, frozen=True, kw_only=True):
 
 
 class IPAMConfigurationSpec(Value, frozen=True, kw_only=True):
-    strict_affinity: bool = False
-    auto_allocate_blocks: bool = False
-    max_blocks_per_host: int | None = None
-    kube_virt_vm_address_persistence: str | None = msgspec.field(name="kubeVirtVMAddressPersistence", default=None)
+    """The two switches are always written, false too: their defaults come from a factory, which msgspec never leaves out."""
+
+    strict_affinity: bool = field(default_factory=bool)
+    auto_allocate_blocks: bool = field(default_factory=bool)
+    max_blocks_per_host: int = 0
+    kube_virt_vm_address_persistence: Switch | None = msgspec.field(name="kubeVirtVMAddressPersistence", default=None)
 
 
 class IPAMConfiguration(Resource, frozen=True, kw_only=True):

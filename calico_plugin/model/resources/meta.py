@@ -6,11 +6,33 @@ Empty optional members are left out when written, unknown ones are ignored here 
 
 from __future__ import annotations
 
-from typing import Any
+from dataclasses import dataclass
+from typing import Annotated, Any
 
 import msgspec
 
 API_VERSION = "projectcalico.org/v3"
+
+
+@dataclass(frozen=True, slots=True)
+class Form:
+    """How a member is written, where its Python type does not say it; `schema` reads it, `msgspec` ignores it.
+
+    `name` is one of: text, integer, number, boolean, duration, port, protocol, asNumber, any. `choices` are the words that are
+    accepted; with `fold` in any case. `low`..`high` are the bounds of a number.
+    """
+
+    name: str
+    choices: tuple[str, ...] = ()
+    fold: bool = False
+    low: int | None = None
+    high: int | None = None
+
+
+Duration = Annotated[str, Form("duration")]
+ASNumber = Annotated[int | str, Form("asNumber")]
+Port = Annotated[int | str, Form("port")]
+Protocol = Annotated[int | str, Form("protocol")]
 
 
 class Value(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, rename="camel"):
@@ -23,14 +45,18 @@ class Metadata(Value, frozen=True, kw_only=True):
     name: str = ""
     generate_name: str = ""
     namespace: str = ""
+    self_link: str = ""
     uid: str = ""
     resource_version: str = ""
+    generation: int = 0
     creation_timestamp: str | None = None
     deletion_timestamp: str | None = None
+    deletion_grace_period_seconds: int | None = None
     labels: dict[str, str] = {}
     annotations: dict[str, str] = {}
     owner_references: tuple[Any, ...] = ()
     finalizers: tuple[str, ...] = ()
+    managed_fields: tuple[Any, ...] = ()
 
 
 class Resource(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):

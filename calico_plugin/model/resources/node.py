@@ -6,13 +6,13 @@ from typing import Any
 
 from msgspec import field
 
-from calico_plugin.model.resources.meta import Resource, Value
+from calico_plugin.model.resources.meta import ASNumber, Resource, Value
 
 
 class NodeBGPSpec(Value, frozen=True, kw_only=True):
     """Addresses carry the host's prefix length and keep their host bits."""
 
-    as_number: int | str | None = None
+    as_number: ASNumber | None = None
     ipv4_address: str = ""
     ipv6_address: str = ""
     ipv4_ipip_tunnel_addr: str = field(name="ipv4IPIPTunnelAddr", default="")

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Annotated, Any
 
 from msgspec import UNSET, UnsetType, field
 
-from calico_plugin.model.resources.meta import Resource, Value
+from calico_plugin.model.resources.meta import Form, Port, Protocol, Resource, Value
 
-Port = int | str
-Protocol = int | str
+Action = Annotated[str, Form("text", ("Allow", "Deny", "Log", "Pass"))]
+Direction = Annotated[str, Form("text", ("Ingress", "Egress"))]
+StagedAction = Annotated[str, Form("text", ("Set", "Delete", "Learn", "Ignore"))]
+TierAction = Annotated[str, Form("text", ("Deny", "Pass"))]
+IPVersion = Annotated[int, Form("integer", ("4", "6"))]
+Hint = Annotated[str, Form("text", ("AssumeNeededOnEveryNode",))]
 
 
 class ICMPFields(Value, frozen=True, kw_only=True):
@@ -56,8 +60,8 @@ class RuleMetadata(Value, frozen=True, kw_only=True):
 
 
 class Rule(Value, frozen=True, kw_only=True):
-    action: str = ""
-    ip_version: int | None = field(name="ipVersion", default=None)
+    action: Action = ""
+    ip_version: IPVersion | None = field(name="ipVersion", default=None)
     protocol: Protocol | None = None
     icmp: ICMPFields | None = None
     not_protocol: Protocol | None = None
@@ -81,7 +85,7 @@ class Profile(Resource, frozen=True, kw_only=True):
 
 class TierSpec(Value, frozen=True, kw_only=True):
     order: int | float | None = None
-    default_action: str | None = None
+    default_action: TierAction | None = None
 
 
 class Tier(Resource, frozen=True, kw_only=True):
@@ -93,19 +97,19 @@ class Tier(Resource, frozen=True, kw_only=True):
 class PolicySpec(Value, frozen=True, kw_only=True):
     """What all policies share; the order of members is that of GlobalNetworkPolicy."""
 
-    staged_action: str | None = None
+    staged_action: StagedAction | None = None
     tier: str = ""
     order: int | float | None = None
     ingress: tuple[Rule, ...] = ()
     egress: tuple[Rule, ...] = ()
     selector: str = ""
-    types: tuple[str, ...] = ()
+    types: tuple[Direction, ...] = ()
     do_not_track: bool = False
     pre_dnat: bool = field(name="preDNAT", default=False)
     apply_on_forward: bool = False
     service_account_selector: str = ""
     namespace_selector: str = ""
-    performance_hints: tuple[str, ...] = ()
+    performance_hints: tuple[Hint, ...] = ()
 
 
 class GlobalNetworkPolicy(Resource, frozen=True, kw_only=True):
