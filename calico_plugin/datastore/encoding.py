@@ -43,6 +43,16 @@ def end_of_prefix(key: bytes) -> bytes:
 
 
 def compare_message(compare: Compare) -> CompareMessage:
+    if compare.prefix:
+        # Over a range, a compare must hold for each key in it; over none it is made with mod_revision 0.
+        key, end = range_of_prefix(compare.key)
+        return CompareMessage(
+            result=CompareMessage.LESS,
+            target=CompareMessage.MOD,
+            key=key,
+            range_end=end,
+            mod_revision=compare.revision + 1,
+        )
     # An absent key compares as mod_revision 0.
     return CompareMessage(
         result=CompareMessage.EQUAL, target=CompareMessage.MOD, key=compare.key.encode(), mod_revision=compare.revision

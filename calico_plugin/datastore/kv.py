@@ -33,10 +33,14 @@ class Listing:
 
 @dataclass(frozen=True, slots=True)
 class Compare:
-    """Holds when the key's mod_revision is `revision`; 0 means the key does not exist."""
+    """Holds when the key's mod_revision is `revision`; 0 means the key does not exist.
+
+    With `prefix`, `key` is a prefix and the compare holds when no key under it was put after `revision` (a delete is not seen).
+    """
 
     key: str
     revision: int
+    prefix: bool = False
 
 
 @dataclass(frozen=True, slots=True)
