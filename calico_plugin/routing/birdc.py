@@ -44,8 +44,8 @@ class Status:
 class Protocol:
     """A row of `show protocols all`.
 
-    `state` is BIRD's protocol state (up, start, down), `info` the last column whole, for BGP the session's state and its
-    last error. `detail` holds the `Name: value` lines below the row (`BGP state`, `Neighbor address`, `Last error` …).
+    `state` is BIRD's protocol state (up, start, down), `info` the whole last column, for BGP the session's state and
+    its last error. `detail` holds the `Name: value` lines below the row (`BGP state`, `Last error` …).
     """
 
     name: str
