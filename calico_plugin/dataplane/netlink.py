@@ -18,7 +18,7 @@ import queue
 import socket
 import struct
 import threading
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import Any, Callable, Iterator, Sequence, TypeVar
 
@@ -33,7 +33,10 @@ NLMSG_ERROR, NLMSG_DONE = 0x2, 0x3
 RTM_NEWLINK, RTM_DELLINK, RTM_GETLINK, RTM_SETLINK = 16, 17, 18, 19
 RTM_NEWADDR, RTM_DELADDR, RTM_GETADDR = 20, 21, 22
 RTM_GETROUTE, RTM_SETNEIGHTBL = 26, 67
-_SOL_NETLINK, _NETLINK_CAP_ACK, _NETLINK_EXT_ACK = 270, 10, 11
+_SOL_NETLINK, _NETLINK_CAP_ACK, _NETLINK_EXT_ACK, _NETLINK_GET_STRICT_CHK = 270, 10, 11, 12
+NETLINK_ROUTE, NETLINK_NETFILTER = 0, 12
+_SO_RCVBUFFORCE = 33
+_EVENT_BUFFER = 8 << 20
 _NLMSGERR_ATTR_MSG = 1
 _NLA_NESTED = 0x8000
 
@@ -97,13 +100,15 @@ class Reply:
 class Netlink:
     """One rtnetlink socket. Calls are serialised by a lock, so threads may share it; `NetlinkPool` gives each caller its own."""
 
-    def __init__(self, netns: str | None = None, timeout: float = 10.0) -> None:
+    def __init__(self, netns: str | None = None, timeout: float = 10.0, protocol: int = NETLINK_ROUTE) -> None:
         """Opens the socket in the namespace called `netns` (as `ip netns` names it), else in the process's own."""
-        self._socket = _open(netns)
+        self._socket = _open(netns, protocol)
         self._socket.bind((0, 0))
         self._socket.settimeout(timeout)
         for option in (_NETLINK_CAP_ACK, _NETLINK_EXT_ACK):
             self._socket.setsockopt(_SOL_NETLINK, option, 1)
+        with suppress(OSError):  # dumps that the kernel filters: Linux >= 4.20; older ones send all
+            self._socket.setsockopt(_SOL_NETLINK, _NETLINK_GET_STRICT_CHK, 1)
         self._lock = threading.Lock()
         self._sequence = 0
 
@@ -220,6 +225,41 @@ class NetlinkPool:
             one.close()
 
 
+class Overrun(DataplaneError):
+    """The kernel dropped events because they were read too slowly: list everything anew."""
+
+
+class Events:
+    """A socket that hears multicast groups; it never blocks, and has a `fileno` for a selector."""
+
+    def __init__(self, groups: Sequence[int], protocol: int = NETLINK_ROUTE) -> None:
+        self._socket = _open(None, protocol)
+        self._socket.setblocking(False)
+        with suppress(OSError):  # without CAP_NET_ADMIN the buffer stays small, and overruns come sooner
+            self._socket.setsockopt(socket.SOL_SOCKET, _SO_RCVBUFFORCE, _EVENT_BUFFER)
+        self._socket.bind((0, sum(1 << (group - 1) for group in groups)))
+
+    def fileno(self) -> int:
+        return self._socket.fileno()
+
+    def close(self) -> None:
+        self._socket.close()
+
+    def read(self) -> list[tuple[int, bytes]]:
+        """(type, body) of all events that are waiting. Raises Overrun when some were lost."""
+        events: list[tuple[int, bytes]] = []
+        while True:
+            try:
+                data = self._socket.recv(_RECEIVE_BYTES)
+            except BlockingIOError:
+                return events
+            except OSError as error:
+                if error.errno == errnos.ENOBUFS:
+                    raise Overrun("netlink events were lost", errnos.ENOBUFS) from error
+                raise refusal("netlink events", error.errno or 0, "") from error
+            events.extend((kind, payload) for kind, _, _, payload in _split(data))
+
+
 def refusal(what: str, errno: int, explanation: str) -> DataplaneError:
     """The kernel's refusal in one line: what was tried, and why it did not work."""
     reason = explanation or (os.strerror(errno) if errno else "no answer from the kernel")
@@ -227,14 +267,14 @@ def refusal(what: str, errno: int, explanation: str) -> DataplaneError:
     return DataplaneError(f"{what}: {reason}{hint}", errno)
 
 
-def _open(netns: str | None) -> socket.socket:
+def _open(netns: str | None, protocol: int = NETLINK_ROUTE) -> socket.socket:
     if netns is None:
-        return socket.socket(socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_CLOEXEC, socket.NETLINK_ROUTE)
+        return socket.socket(socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_CLOEXEC, protocol)
     # Imported here: pyroute2 costs 20 MB, which the driver, always in its own namespace, never needs.
     from pyroute2.netns import create_socket
 
     try:
-        opened: socket.socket = create_socket(netns, socket.AF_NETLINK, socket.SOCK_RAW, socket.NETLINK_ROUTE)
+        opened: socket.socket = create_socket(netns, socket.AF_NETLINK, socket.SOCK_RAW, protocol)
         return opened
     except (OSError, TimeoutError) as error:
         raise DataplaneError(f"network namespace {netns} cannot be entered: {error}") from error

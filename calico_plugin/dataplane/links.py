@@ -1,0 +1,144 @@
+"""Host sides of the containers' links: which there are, what the kernel says of them, and the settings that they need.
+
+Promises: settings that are right are not written; a link that goes away meanwhile is no error. The driver makes the links and sets
+most of this in the creating message; the agent only re-asserts. IPv4 settings go by netlink, which also works where /proc/sys
+is read-only (managed plugin).
+"""
+
+from __future__ import annotations
+
+import errno
+import struct
+from dataclasses import dataclass
+from typing import Iterable
+
+from calico_plugin.dataplane import sysctl
+from calico_plugin.dataplane.netlink import (
+    RTM_DELLINK,
+    RTM_GETLINK,
+    RTM_SETLINK,
+    RTM_SETNEIGHTBL,
+    Message,
+    Netlink,
+    attribute,
+    attributes,
+    refusal,
+    u32,
+)
+from calico_plugin.errors import DataplaneError
+
+GROUP_LINK = 1
+
+_IFINFO = struct.Struct("=BBHiII")
+_IFF_UP, _IFF_LOWER_UP = 0x1, 0x10000
+_IFLA_ADDRESS, _IFLA_IFNAME, _IFLA_AF_SPEC, _IFLA_EXT_MASK = 1, 3, 26, 29
+_SKIP_STATISTICS = 1 << 3
+_AF_UNSPEC, _AF_INET = 0, 2
+_IFLA_INET_CONF = 1
+_NDTA_NAME, _NDTA_PARMS, _NDTPA_IFINDEX, _NDTPA_PROXY_DELAY = 1, 6, 1, 13
+
+# Ids of linux/ip.h (IPV4_DEVCONF_*), with the names that the files below /proc/sys/net/ipv4/conf have.
+# rp_filter is none of them: the policy table checks the way back of every packet that a container sends.
+_IPV4_IDS = {"forwarding": 1, "proxy_arp": 3}
+_WANTED = {"forwarding": 1, "proxy_arp": 1}
+
+_GONE = (errno.ENODEV, errno.ENOENT, errno.ENXIO)
+
+
+@dataclass(frozen=True, slots=True)
+class Link:
+    """A link of ours. `ipv4` are its IPv4 settings as (name, value); empty when the kernel did not tell them."""
+
+    index: int
+    name: str
+    up: bool
+    carrier: bool
+    ipv4: tuple[tuple[str, int], ...] = ()
+
+
+def decode(body: bytes, prefix: str) -> Link | None:
+    """The link of an event or answer; None when its name does not begin with `prefix`."""
+    # The kernel writes the name first: most links of a busy host are told apart by these few bytes.
+    if body[18:20] == b"\x03\x00" and not body.startswith(prefix.encode(), 20):
+        return None
+    found = dict(attributes(body, _IFINFO.size))
+    name = found.get(_IFLA_IFNAME, b"").rstrip(b"\0").decode()
+    if not name.startswith(prefix):
+        return None
+    _, _, _, index, flags, _ = _IFINFO.unpack_from(body)
+    return Link(index, name, bool(flags & _IFF_UP), bool(flags & _IFF_LOWER_UP), _ipv4(found.get(_IFLA_AF_SPEC, b"")))
+
+
+def listing(netlink: Netlink, prefix: str) -> dict[str, Link]:
+    """All links whose name begins with `prefix`, by name."""
+    body = _IFINFO.pack(_AF_UNSPEC, 0, 0, 0, 0, 0) + u32(_IFLA_EXT_MASK, _SKIP_STATISTICS)
+    links = (decode(answer, prefix) for answer in netlink.dump(Message(RTM_GETLINK, 0, body, "links cannot be listed")))
+    return {link.name: link for link in links if link is not None}
+
+
+def assert_settings(netlink: Netlink, links: Iterable[Link]) -> dict[str, DataplaneError]:
+    """Bring links up and give them their settings where they differ; the errors by link name (a vanished link has none)."""
+    asked: list[tuple[Link, Message]] = []
+    errors: dict[str, DataplaneError] = {}
+    for link in links:
+        asked += ((link, message) for message in _corrections(link))
+        try:
+            sysctl.ensure(f"net/ipv6/conf/{link.name}/accept_ra", "0")
+        except DataplaneError as error:
+            errors[link.name] = error
+    if not asked:
+        return errors
+    for (link, message), reply in zip(asked, netlink.send([message for _, message in asked])):
+        if reply.errno and reply.errno not in _GONE:
+            errors[link.name] = refusal(message.what, reply.errno, reply.explanation)
+    return errors
+
+
+def delete(netlink: Netlink, links: Iterable[Link]) -> list[DataplaneError]:
+    """Delete links; those that are gone already count as deleted."""
+    messages = [
+        Message(RTM_DELLINK, 0, _IFINFO.pack(_AF_UNSPEC, 0, 0, link.index, 0, 0), f"link {link.name} cannot be deleted")
+        for link in links
+    ]
+    if not messages:
+        return []
+    return [
+        refusal(message.what, reply.errno, reply.explanation)
+        for message, reply in zip(messages, netlink.send(messages))
+        if reply.errno and reply.errno not in _GONE
+    ]
+
+
+def _corrections(link: Link) -> list[Message]:
+    messages = []
+    wrong = dict(_WANTED.items() - dict(link.ipv4).items())
+    if wrong or not link.up:
+        messages.append(_set_link(link, wrong))
+    if sysctl.read(f"net/ipv4/neigh/{link.name}/proxy_delay") not in ("0", None):
+        messages.append(_no_proxy_delay(link))
+    return messages
+
+
+def _set_link(link: Link, ipv4: dict[str, int]) -> Message:
+    body = _IFINFO.pack(_AF_UNSPEC, 0, 0, link.index, _IFF_UP, _IFF_UP)
+    if ipv4:
+        values = b"".join(u32(_IPV4_IDS[name], value) for name, value in sorted(ipv4.items()))
+        body += attribute(_IFLA_AF_SPEC, attribute(_AF_INET, attribute(_IFLA_INET_CONF, values)))
+    return Message(RTM_SETLINK, 0, body, f"link {link.name} cannot be set up")
+
+
+def _no_proxy_delay(link: Link) -> Message:
+    """The default holds proxy-ARP answers back by up to 0.8 s."""
+    parameters = u32(_NDTPA_IFINDEX, link.index) + attribute(_NDTPA_PROXY_DELAY, struct.pack("=Q", 0))
+    body = struct.pack("=BBH", _AF_INET, 0, 0) + attribute(_NDTA_NAME, b"arp_cache\0") + attribute(_NDTA_PARMS, parameters)
+    return Message(RTM_SETNEIGHTBL, 0, body, f"proxy_delay of {link.name} cannot be set")
+
+
+def _ipv4(af_spec: bytes) -> tuple[tuple[str, int], ...]:
+    conf = dict(attributes(dict(attributes(af_spec)).get(_AF_INET, b""))).get(_IFLA_INET_CONF, b"")
+    # An array of u32 in the order of the ids, which start at 1.
+    return tuple(
+        (name, struct.unpack_from("=I", conf, 4 * (number - 1))[0])
+        for name, number in _IPV4_IDS.items()
+        if len(conf) >= 4 * number
+    )
