@@ -7,7 +7,10 @@ from __future__ import annotations
 
 import hashlib
 import re
+from ipaddress import IPv6Address, ip_address, ip_network
 from urllib.parse import quote
+
+from calico_plugin.errors import InvalidInput
 
 INTERFACE_PREFIX = "cali"
 TEMPORARY_PREFIX = "tmp"
@@ -49,11 +52,32 @@ def workload_endpoint(node: str, endpoint_id: str) -> str:
     return "-".join(escape_dashes(part) for part in (node, ORCHESTRATOR, WORKLOAD, endpoint_id))
 
 
+def endpoint_name(node: str, orchestrator: str, workload: str, endpoint: str) -> str:
+    """Name of any orchestrator's endpoint (datamodel 3.1). `workload` is the pod of k8s and the container id of cni; Docker's third
+    part is the orchestrator again. Raises InvalidInput for a part that is empty or starts or ends with a dash."""
+    third = orchestrator if orchestrator == ORCHESTRATOR else workload
+    parts = {"node": node, "orchestrator": orchestrator, "workload": third, "endpoint": endpoint}
+    return "-".join(_name_part(field, part) for field, part in parts.items())
+
+
+def endpoint_name_prefix(*parts: str) -> str:
+    """What the names of all endpoints of a node (and orchestrator, and workload) start with; also those of other nodes: look at the spec."""
+    return "-".join(_name_part("node", part) for part in parts) + "-"
+
+
+def _name_part(field: str, part: str) -> str:
+    if not part:
+        raise InvalidInput(f"spec.{field}", None, "must be given: it is a part of the name")
+    if part.startswith("-") or part.endswith("-"):
+        raise InvalidInput(f"spec.{field}", part, "must not start or end with a dash: it is a part of the name")
+    return escape_dashes(part)
+
+
 def split_workload_endpoint(name: str) -> tuple[str, ...]:
     """Undo the dash doubling; a complete name gives four parts (host, orchestrator, workload, endpoint)."""
     parts, current, position = [], "", 0
     while position < len(name):
-        if name[position] != "-":
+        if name[position] != "-" or (position == 0 and name[1:2] != "-"):
             current += name[position]
         elif name[position + 1:position + 2] == "-":
             current += "-"
@@ -94,6 +118,19 @@ def convert(name: str) -> str:
 def convert_no_dots(name: str) -> str:
     """v1 -> v3 name of policies: as `convert`, with dots turned into dashes."""
     return _suffixed(normal(name).replace(".", "-"), name)
+
+
+def ip_name(address: str) -> str:
+    """An address as a v1 -> v3 name: `1-2-3-4`, or eight groups of four hex digits (datamodel 6.2)."""
+    parsed = ip_address(address)
+    if isinstance(parsed, IPv6Address) and parsed.ipv4_mapped:
+        parsed = parsed.ipv4_mapped
+    return parsed.exploded.replace(":", "-").replace(".", "-")
+
+
+def cidr_name(cidr: str) -> str:
+    """Name of a pool made from its CIDR: `10.50.0.0/16` -> `10-50-0-0-16`."""
+    return re.sub("[.:/]", "-", str(ip_network(cidr, strict=False)))
 
 
 def network_profile(network: str) -> str:
