@@ -12,16 +12,15 @@ from calico_plugin.deadline import Deadline
 from tests.etcd_server import etcd_cluster
 
 # Whatever a developer's shell has set must not change what a test sees.
-_OUR_VARIABLES = ("ETCD_", "CALICO_", "FELIX_", "DATASTORE_", "DOCKER_", "NODENAME", "HOSTNAME", "IP", "AS", "NO_DEFAULT_POOLS")
+_PREFIXES = ("ETCD_", "CALICO_", "FELIX_", "DATASTORE_", "DOCKER_", "IP_", "IP6_", "BGP_", "NO_DEFAULT_POOLS")
+_NAMES = ("NODENAME", "HOSTNAME", "IP", "IP6", "AS")
 
 
 @pytest.fixture
 def clean_environ(monkeypatch: pytest.MonkeyPatch) -> pytest.MonkeyPatch:
     """An environment without any of our settings."""
     for name in list(os.environ):
-        if name in ("IP", "IP6", "AS", "IP_AUTODETECTION_METHOD", "IP6_AUTODETECTION_METHOD") or name.startswith(
-            tuple(prefix for prefix in _OUR_VARIABLES if len(prefix) > 2)
-        ):
+        if name in _NAMES or name.startswith(_PREFIXES):
             monkeypatch.delenv(name)
     return monkeypatch
 

@@ -19,7 +19,7 @@ START_SECONDS = 20.0
 
 
 def free_port() -> int:
-    """A port that nobody uses now. Another may take it before us; a member that cannot bind ends at once and the test says so."""
+    """A port that nobody uses now. Another may take it before us: then the member ends at once."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return int(probe.getsockname()[1])

@@ -5,8 +5,7 @@ from __future__ import annotations
 from typing import Sequence
 
 from etcd3.etcdrpc import Compare as CompareMessage
-from etcd3.etcdrpc import DeleteRangeRequest, PutRequest, RangeRequest, RequestOp
-from etcd3.etcdrpc import kv_pb2
+from etcd3.etcdrpc import DeleteRangeRequest, PutRequest, RangeRequest, RequestOp, kv_pb2
 
 from calico_plugin.datastore.kv import Change, Compare, Delete, KeyValue, Put
 

@@ -1,7 +1,7 @@
-"""The KV protocol on etcd's v3 API. With `transport`, `etcd_stream`, `etcd_errors` and `encoding` the only code that knows gRPC.
+"""The KV protocol on etcd's v3 API; with `transport`, `etcd_stream`, `etcd_errors`, `encoding` all that knows gRPC.
 
-A write whose answer was lost is sent again only under its compare, and when that compare then fails we look into the key's history
-whether the lost one had been carried out: a caller never reads "conflict" about its own change.
+A write whose answer was lost is sent again only under its compare, and when that compare then fails we look into the
+key's history whether the lost one had been carried out: a caller never reads "conflict" about its own change.
 """
 
 from __future__ import annotations
@@ -217,7 +217,8 @@ class EtcdKV:
 
     def _delete_any(self, key: str, deadline: Deadline) -> KeyValue:
         try:
-            answer, _ = self._transport.call("delete_range", operation(Delete(key)).request_delete_range, deadline, repeat=False)
+            request = operation(Delete(key)).request_delete_range
+            answer, _ = self._transport.call("delete_range", request, deadline, repeat=False)
         except DatastoreUnavailable as error:
             if not error.maybe_applied or deadline.expired():
                 raise

@@ -1,4 +1,4 @@
-"""What etcd and gRPC say when they fail -> our errors. Every text has the word etcd, names the endpoints and says where they came from."""
+"""What etcd and gRPC say when they fail -> our errors. Every text has the word etcd, the endpoints and their source."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ class Retry(Enum):
     NO = "no"
 
 
-# The server did not do it, or we cannot know; another endpoint may. UNKNOWN, INTERNAL and CANCELLED are what gRPC makes of a
-# connection that breaks in the middle of an answer.
+# The server did not do it, or we cannot know; another endpoint may. UNKNOWN, INTERNAL and CANCELLED are what gRPC
+# makes of a connection that breaks in the middle of an answer.
 _RETRIED = frozenset(
     {
         grpc.StatusCode.UNAVAILABLE,
@@ -37,7 +37,13 @@ _UNAUTHORIZED = frozenset({grpc.StatusCode.UNAUTHENTICATED, grpc.StatusCode.PERM
 _TOKEN_TEXTS = ("invalid auth token", "user name is empty", "revision of auth store is old")
 _LOGIN_TEXTS = ("invalid user ID or password", "user name not found", "user name is empty", "authentication failed")
 # With these the request was certainly not carried out.
-_NOT_DONE_TEXTS = ("failed to connect to all addresses", "no leader", "too many requests", "not capable", "DNS resolution failed")
+_NOT_DONE_TEXTS = (
+    "failed to connect to all addresses",
+    "no leader",
+    "too many requests",
+    "not capable",
+    "DNS resolution failed",
+)
 
 
 def retry_of(code: grpc.StatusCode, details: str) -> Retry:
@@ -63,7 +69,8 @@ def error_of(code: grpc.StatusCode, details: str, endpoints: Sequence[str], sour
         return Compacted(f"etcd at {where} no longer has the revision asked for: {details}")
     if code in _UNAUTHORIZED or any(text in details for text in _LOGIN_TEXTS + _TOKEN_TEXTS):
         return DatastoreUnauthorized(
-            f"etcd at {where} refuses access: {details or code.name}; check ETCD_USERNAME, ETCD_PASSWORD and the user's role"
+            f"etcd at {where} refuses access: {details or code.name}; "
+            "check ETCD_USERNAME, ETCD_PASSWORD and the user's role"
         )
     if code is grpc.StatusCode.DEADLINE_EXCEEDED:
         return unavailable("no answer in time", endpoints, source)
@@ -73,12 +80,15 @@ def error_of(code: grpc.StatusCode, details: str, endpoints: Sequence[str], sour
         return DatastoreError(f"etcd at {where} does not offer the v3 API that is needed: {details or code.name}")
     if "database space exceeded" in details:
         return DatastoreError(
-            f"etcd at {where} is full: {details}; compact and defragment it, then disarm the alarm (etcdctl alarm disarm)"
+            f"etcd at {where} is full: {details}; compact and defragment it, then disarm the alarm "
+            "(etcdctl alarm disarm)"
         )
     return DatastoreError(f"etcd at {where} refuses the request: {details or code.name} ({code.name})")
 
 
-def unavailable(why: str, endpoints: Sequence[str], source: str, *, maybe_applied: bool = False) -> DatastoreUnavailable:
+def unavailable(
+    why: str, endpoints: Sequence[str], source: str, *, maybe_applied: bool = False
+) -> DatastoreUnavailable:
     """`maybe_applied`: a write was sent whose answer was lost."""
     hint = ""
     if source == DEFAULT_SOURCE:

@@ -88,7 +88,8 @@ class EtcdWatchStream:
         if response.header.revision < self.next_revisions[prefix] - 1:
             self.close()
             raise Compacted(
-                f"etcd at {self._member.url} is at revision {response.header.revision}, before the one already seen: list again"
+                f"etcd at {self._member.url} is at revision {response.header.revision}, "
+                "before the one already seen: list again"
             )
 
     def _on_canceled(self, response: WatchResponse) -> None:

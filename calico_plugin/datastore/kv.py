@@ -1,4 +1,4 @@
-"""The protocol between us and the datastore. `etcd.EtcdKV` speaks to etcd; `tests/fakes` has an in-memory one; one suite holds both.
+"""The protocol between us and the datastore: `etcd.EtcdKV`, and one in memory in `tests/fakes`; one suite holds both.
 
 Every call takes the Deadline of the whole operation and raises only `errors.DatastoreError`s, `Conflict`, `NotFound`,
 `AlreadyExists` or `DeadlineExceeded`. Revisions are etcd's: mod_revision of a key, header revision of an answer.
@@ -56,7 +56,7 @@ class Delete:
 
 @dataclass(frozen=True, slots=True)
 class Commit:
-    """Outcome of a transaction. When it did not hold, `current` has what is stored now under each compared key (None: absent)."""
+    """Outcome of a transaction. When it did not hold, `current` has what each compared key holds (None: absent)."""
 
     succeeded: bool
     revision: int
@@ -76,8 +76,9 @@ class Change:
 class WatchStream(Protocol):
     """An open watch. Iterating yields one batch of changes per answer of etcd, never splitting one revision.
 
-    A batch belongs to one prefix; an empty one only says that time went on. It ends by raising: Compacted, DatastoreUnavailable,
-    DatastoreUnauthorized, or by StopIteration after `close()`, which any thread may call.
+    A batch belongs to one prefix. An empty one says that the watches are in force (it comes first) or that nothing
+    has changed for long. It ends by raising: Compacted,
+    DatastoreUnavailable, DatastoreUnauthorized, or by StopIteration after `close()`, which any thread may call.
     `next_revisions` says for each prefix where a new stream has to go on after what was delivered.
     """
 

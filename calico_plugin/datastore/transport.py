@@ -1,8 +1,8 @@
 """How a request reaches etcd: channels, fail-over between endpoints, user and token, deadlines.
 
-Channels are made at the first call of a process (gRPC does not survive a fork), are shared by all threads, and are remade after a fork.
-One endpoint is used until it fails; then the next, within the same deadline. A call says whether an earlier try of it may have been
-carried out (`doubtful`), so that writes can look before they believe a failed compare.
+Channels are made at the first call of a process (gRPC does not survive a fork), shared by all threads, and remade after
+a fork. One endpoint is used until it fails; then the next, within the same deadline. A call says whether an earlier try
+of it may have been carried out (`doubtful`), so that writes can look before they believe a failed compare.
 """
 
 from __future__ import annotations
@@ -184,7 +184,7 @@ class Transport:
         while True:
             member = self.member()
             try:
-                metadata = self._metadata if self._token is not None or not self._access.username else self._log_in(member, left)
+                metadata = self._known_metadata() or self._log_in(member, left)
                 return getattr(member, method)(request, timeout=self._try_time(left), metadata=metadata), doubtful
             except grpc.RpcError as error:
                 code, details = error.code(), error.details() or ""
@@ -209,10 +209,8 @@ class Transport:
 
     def stream_metadata(self, deadline: Deadline) -> Metadata:
         """Metadata for a stream, after logging in if there is a user."""
-        if self._token is not None or not self._access.username:
-            return self._metadata
         try:
-            return self._log_in(self.member(), deadline.check("etcd"))
+            return self._known_metadata() or self._log_in(self.member(), deadline.check("etcd"))
         except grpc.RpcError as error:
             raise self._error(error.code(), error.details() or "", False) from None
 
@@ -242,6 +240,10 @@ class Transport:
 
     def _try_time(self, left: float) -> float:
         return left if len(self._endpoints) == 1 else min(left, self._try_seconds)
+
+    def _known_metadata(self) -> Metadata | None:
+        """None when a token has to be fetched first."""
+        return self._metadata if self._token is not None or not self._access.username else None
 
     def _log_in(self, member: Member, left: float) -> Metadata:
         """Fetch a token; an etcd without authentication needs none."""
