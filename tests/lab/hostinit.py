@@ -38,9 +38,33 @@ def fresh_sys(spare: str) -> None:
     dockerd refuses to start without cgroups ('Devices cgroup isn't mounted'), and a new sysfs has none below it.
     """
     os.makedirs(spare, exist_ok=True)
+    if not cgroups_are_mounted():
+        mount("sysfs", "/sys", "sysfs", MS_NOSUID | MS_NODEV | MS_NOEXEC)
+        mount_cgroups()
+        return
     mount("/sys/fs/cgroup", spare, None, MS_BIND | MS_REC)
     mount("sysfs", "/sys", "sysfs", MS_NOSUID | MS_NODEV | MS_NOEXEC)
     mount(spare, "/sys/fs/cgroup", None, MS_MOVE)
+
+
+def cgroups_are_mounted() -> bool:
+    """Whether anything (systemd, an init script) has mounted control groups where all expect them."""
+    mounts = Path("/proc/self/mounts").read_text().splitlines()
+    return any(line.split()[1].startswith("/sys/fs/cgroup") for line in mounts)
+
+
+def mount_cgroups() -> None:
+    """Every controller of version 1 that the kernel has, as the package cgroupfs-mount would."""
+    mount("tmpfs", "/sys/fs/cgroup", "tmpfs", MS_NOSUID | MS_NODEV | MS_NOEXEC, "mode=755")
+    for line in Path("/proc/cgroups").read_text().splitlines():
+        controller, _, _, enabled = line.split()
+        if not line.startswith("#") and enabled == "1":
+            place = f"/sys/fs/cgroup/{controller}"
+            os.mkdir(place)
+            try:
+                mount("cgroup", place, "cgroup", MS_NOSUID | MS_NODEV | MS_NOEXEC, controller)
+            except OSError:  # in use by version 2, or not built in
+                os.rmdir(place)
 
 
 def copy_on_write(path: str, store: Path) -> None:

@@ -86,7 +86,9 @@ def all_pids() -> Iterator[int]:
 
 
 def marked(prefix: str) -> list[Process]:
-    """Processes whose environment carries our mark with a value that starts with ``prefix`` (e.g. 'lab/')."""
+    """Processes whose environment carries our mark with a value that starts with ``prefix`` ('lab/').
+
+    The environment's entries end with a NUL byte: a prefix that ends with one is a whole value."""
     wanted = f"\0{MARK}={prefix}".encode()
     found = []
     for pid in all_pids():
@@ -179,8 +181,10 @@ class Machine:
     # -- off -----------------------------------------------------------------------------------------------------
     def power_off(self) -> None:
         """As if the plug was pulled: all its processes end at once, its namespaces and mounts with them."""
-        self.init.send(signal.SIGKILL)
-        for process in marked(f"{self.lab}/{self.name}"):
+        everything = [self.init, *marked(f"{self.lab}/{self.name}\0")]
+        for process in everything:
+            process.send(signal.SIGKILL)
+        for process in everything:
             process.kill()
 
 
