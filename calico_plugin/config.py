@@ -317,8 +317,8 @@ def _checked_node_name(read: _Reader, lib_dir: Path) -> str:
 
 
 def _log_level(read: _Reader) -> str:
-    words = ("debug", "info", "warning", "error", "critical")
-    names = {"warn": "warning", "fatal": "critical", "panic": "critical"}
+    words = ("debug", "info", "warning", "error", "fatal", "none")
+    names = {"warn": "warning", "critical": "fatal", "panic": "fatal"}
     for name in ("CALICO_LOG_LEVEL", "CALICO_STARTUP_LOGLEVEL", "FELIX_LOGSEVERITYSCREEN"):
         value = read.text(name).lower()
         value = names.get(value, value)
