@@ -41,6 +41,8 @@ class EtcdWatchStream:
                 return
             if response.created and not response.canceled:
                 self._on_created(response)
+                if len(self._by_id) == len(self._prefixes):
+                    yield ()
             elif response.canceled:
                 self._on_canceled(response)
             elif response.watch_id in self._by_id:
