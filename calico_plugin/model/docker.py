@@ -13,7 +13,8 @@ class NetworkRecord(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=Tru
     """Value of `/calico/docker/v1/network/<network id>`.
 
     `pools4`/`pools6` are the pool CIDRs (or 0.0.0.0/0, ::/0) that Docker was told; `internal` networks get no default route;
-    `options` are the `--opt` values; `created_on` is the node whose Docker made it.
+    `options` are the `--opt` values; `created_on` is the node whose Docker made it; `reserved` maps each address of `--gateway`
+    and `--aux-address` to its name (`gateway` for the former).
     """
 
     network_id: str = ""
@@ -25,3 +26,4 @@ class NetworkRecord(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=Tru
     pools6: tuple[str, ...] = ()
     options: dict[str, str] = {}
     created_on: str = ""
+    reserved: dict[str, str] = {}
