@@ -19,6 +19,7 @@ from calico_plugin.dataplane.netlink import (
     NLM_F_CREATE,
     NLM_F_EXCL,
     NLM_F_REPLACE,
+    RTM_GETADDR,
     RTM_GETROUTE,
     Message,
     Netlink,
@@ -34,6 +35,8 @@ from calico_plugin.model.names import GATEWAY_IPV4, ROUTE_PROTOCOL
 GROUP_IPV4_ROUTE, GROUP_IPV6_ROUTE = 7, 11
 RTM_NEWROUTE, RTM_DELROUTE = 24, 25
 
+_IFADDR = struct.Struct("=BBBBI")
+_IFA_LOCAL, _LOOPBACK = 2, 1
 _RTMSG = struct.Struct("=BBBBBBBBI")
 _TABLE_MAIN, _UNICAST, _LOCAL = 254, 1, 2
 _SCOPE_UNIVERSE, _SCOPE_LINK, _SCOPE_NOWHERE = 0, 253, 255
@@ -181,6 +184,21 @@ def gateway_covered(netlink: Netlink, own: set[int]) -> bool:
     kind = _RTMSG.unpack_from(reply.objects[0])[7]
     index = _number(dict(attributes(reply.objects[0], _RTMSG.size)).get(_RTA_OIF))
     return kind == _LOCAL or (kind == _UNICAST and index not in own)
+
+
+def uplink(netlink: Netlink, node_address: str, own: set[int]) -> int:
+    """Index of the link that holds the node's address, else of any other link with an IPv4 address, else of loopback.
+
+    Not loopback first: what a container sends to the gateway's address itself would go round there until its TTL ends.
+    """
+    found: dict[str, int] = {}
+    request = Message(RTM_GETADDR, 0, _IFADDR.pack(socket.AF_INET, 0, 0, 0, 0), "addresses cannot be listed")
+    for answer in netlink.dump(request):
+        index = _IFADDR.unpack_from(answer)[4]
+        local = dict(attributes(answer, _IFADDR.size)).get(_IFA_LOCAL)
+        if local is not None and index not in own and index != _LOOPBACK:
+            found[socket.inet_ntop(socket.AF_INET, local)] = index
+    return found.get(node_address) or min(found.values(), default=_LOOPBACK)
 
 
 def cover_gateway(netlink: Netlink, index: int) -> None:

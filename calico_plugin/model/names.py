@@ -92,9 +92,13 @@ def split_workload_endpoint(name: str) -> tuple[str, ...]:
 
 
 def endpoint_status_file(endpoint_id: str, namespace: str = NAMESPACE) -> str:
+    """File name inside `endpoint-status/` of a Docker endpoint."""
+    return status_file(ORCHESTRATOR, f"{namespace}/{WORKLOAD}", endpoint_id)
+
+
+def status_file(orchestrator: str, workload: str, endpoint: str) -> str:
     """File name inside `endpoint-status/`: three path-escaped parts joined by one blank (Felix)."""
-    parts = (ORCHESTRATOR, f"{namespace}/{WORKLOAD}", endpoint_id)
-    return " ".join(quote(part, safe=_STATUS_SAFE) for part in parts)
+    return " ".join(quote(part, safe=_STATUS_SAFE) for part in (orchestrator, workload, endpoint))
 
 
 def normal(name: str) -> str:
