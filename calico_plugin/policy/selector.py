@@ -258,8 +258,10 @@ class Or(_Group):
 
 
 def _both(one: Requirement, other: Requirement) -> Requirement:
+    if one.absent and other.absent:
+        return one
     if one.absent or other.absent:
-        return Requirement(frozenset(), absent=one.absent and other.absent)
+        return Requirement(frozenset())
     if one.values is None or other.values is None:
         return other if one.values is None else one
     return Requirement(one.values & other.values)

@@ -1,0 +1,257 @@
+"""Chains of the table, pure: names, the fixed frame, and the chains of policies, tiers, profiles and lists (policy 4, 5.4).
+
+::
+
+    prerouting (raw)        a packet from cali* must carry an address of its own endpoint, else drop
+    forward, egress side    from cali*: map from-workload -> list chain of the endpoint; unknown interface: drop
+    forward, ingress side   to cali*:   map to-workload -> list chain; unknown interface: drop
+    input, egress side      from cali*: as in forward, then (next base chain) the endpoint-to-host action
+    output                  to cali* that no endpoint names: drop; else the host may always talk to its workloads
+    postrouting (nat)       natOutgoing
+
+    list chain   established? -> tiers -> profiles -> drop         shared by all endpoints with the same policies
+    tier chain   policies in order, then the tier's default action  shared by all lists that hold it
+    policy chain Allow = accept, Deny = drop, no match = back
+
+An accept ends its base chain only, so egress and ingress are two base chains of one hook and need no mark bits. A policy with
+Pass rules stands inside its tier chains, where Pass is `return`; all others are chains of their own, so that an edit rewrites one.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from dataclasses import dataclass
+from typing import Callable, Iterable
+
+from calico_plugin.model.desired import AddressSet, Chain, Field, Hook, Match, Rule, SetType, Verdict, VerdictMap
+from calico_plugin.model.keys import ResourceKey
+from calico_plugin.policy.options import PolicyOptions
+from calico_plugin.policy.reading import PolicyInfo, ProfileInfo
+from calico_plugin.policy.rules import Parsed, SetSpec, lines
+
+NameOf = Callable[[SetSpec, int], str]
+
+FROM_WORKLOAD, TO_WORKLOAD = "from-workload", "to-workload"
+KNOWN, OWN = "known-workload", {4: "own-address4", 6: "own-address6"}
+NAT_POOLS, ALL_POOLS = {4: "nat-pools4", 6: "nat-pools6"}, {4: "all-pools4", 6: "all-pools6"}
+
+# Before iptables' and Docker's chains at 0 (and -1): what we drop never reaches them (policy 5.4).
+_EGRESS_PRIORITY, _INGRESS_PRIORITY = -20, -19
+_RAW_PRIORITY = -300
+_NAT_PRIORITY = 110
+
+_SAFE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9./_-]{0,99}")
+_LETTER = {"ingress": "i", "egress": "o"}
+# MLD, router solicitation, neighbour solicitation and advertisement (policy 4.4); not 134 or 137.
+_HOST_ICMPV6 = ("130", "131", "132", "133", "135", "136")
+
+IPIP, UDP, ICMPV6 = "4", "17", "58"
+
+
+@dataclass(frozen=True, slots=True)
+class TierPart:
+    """The policies of one tier that govern an endpoint in one direction, in order."""
+
+    direction: str
+    tier: str
+    policies: tuple[ResourceKey, ...]
+    default_pass: bool
+    broken: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class ListPart:
+    """All that governs an endpoint in one direction. Endpoints with equal lists share the chain."""
+
+    direction: str
+    tiers: tuple[TierPart, ...]
+    profiles: tuple[str, ...]
+
+
+def _digest(text: str) -> str:
+    return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()[:20]
+
+
+def _readable(prefix: str, name: str) -> str:
+    return f"{prefix}{name}" if _SAFE_NAME.fullmatch(name) else f"{prefix}_{_digest(name)}"
+
+
+def policy_chain_name(direction: str, key: ResourceKey) -> str:
+    short = {"GlobalNetworkPolicy": "gnp", "NetworkPolicy": "np"}[key.kind]
+    path = f"{key.namespace}/{key.name}" if key.namespace else key.name
+    return _readable(f"p{_LETTER[direction]}-{short}/", path)
+
+
+def profile_chain_name(direction: str, name: str) -> str:
+    return _readable(f"r{_LETTER[direction]}-", name)
+
+
+def tier_chain_name(part: TierPart) -> str:
+    return f"t{_LETTER[part.direction]}-{_digest(repr(part))}"
+
+
+def list_chain_name(part: ListPart) -> str:
+    return f"l{_LETTER[part.direction]}-{_digest(repr(part))}"
+
+
+def list_chain(part: ListPart, options: PolicyOptions) -> Chain:
+    """4.2: established first, encapsulation out of a workload dropped, tiers, profiles, drop."""
+    rules = [*_established(options), *(_encapsulation(options) if part.direction == "egress" else ())]
+    rules += [Rule(Verdict.JUMP, target=tier_chain_name(tier)) for tier in part.tiers]
+    rules += [Rule(Verdict.JUMP, target=profile_chain_name(part.direction, name)) for name in part.profiles]
+    why = "no profile rule matched" if part.profiles else "Profile|__PROFILE__|no profile"
+    rules.append(Rule(Verdict.DROP, origin=why))
+    return Chain(list_chain_name(part), tuple(rules))
+
+
+def _established(options: PolicyOptions) -> Iterable[Rule]:
+    if options.disable_conntrack_invalid_check:
+        yield Rule(Verdict.ACCEPT, (Match(Field.CONNECTION_STATE, ("established", "related")),))
+    else:
+        yield Rule(Verdict.ESTABLISHED)
+
+
+def _encapsulation(options: PolicyOptions) -> Iterable[Rule]:
+    """A workload must not talk to the hosts' tunnels."""
+    if not options.allow_vxlan_from_workloads:
+        matches = (Match(Field.PROTOCOL, (UDP,)), Match(Field.DESTINATION_PORT, (str(options.vxlan_port),)))
+        yield Rule(Verdict.DROP, matches, origin="encapsulation|VXLAN")
+    if not options.allow_ipip_from_workloads:
+        yield Rule(Verdict.DROP, (Match(Field.PROTOCOL, (IPIP,)),), origin="encapsulation|IPIP")
+
+
+def inlined(policy: PolicyInfo, direction: str) -> bool:
+    """Whether the policy stands inside its tier chains: it has a rule that leaves the tier."""
+    return any(rule.action == "Pass" for rule in policy.rules[direction])
+
+
+def policy_rules(policy: PolicyInfo, direction: str, name_of: NameOf, options: PolicyOptions) -> tuple[Rule, ...]:
+    prefix = log_prefix(options.log_prefix, policy)
+    return _rules(policy.rules[direction], name_of, prefix)
+
+
+def _rules(parsed: Iterable[Parsed], name_of: NameOf, prefix: str) -> tuple[Rule, ...]:
+    return tuple(line for rule in parsed for line in lines(rule, name_of, prefix))
+
+
+def tier_chain(part: TierPart, policies: Callable[[ResourceKey], PolicyInfo], name_of: NameOf, options: PolicyOptions) -> Chain:
+    rules: list[Rule] = []
+    for key in part.policies if not part.broken else ():
+        policy = policies(key)
+        if inlined(policy, part.direction):
+            rules += policy_rules(policy, part.direction, name_of, options)
+        else:
+            rules.append(Rule(Verdict.JUMP, target=policy_chain_name(part.direction, key)))
+    first = policies(part.policies[0])
+    end = Verdict.RETURN if part.default_pass and not part.broken else Verdict.DROP
+    rules.append(Rule(end, origin=f"{first.origin}|{'tier not understood' if part.broken else 'end of tier'}"))
+    return Chain(tier_chain_name(part), tuple(rules))
+
+
+def profile_chain(profile: ProfileInfo, direction: str, name_of: NameOf, options: PolicyOptions) -> Chain:
+    """Pass leaves the profile: `return`."""
+    prefix = _clean(f"{options.log_prefix}: ")
+    return Chain(profile_chain_name(direction, profile.name), _rules(profile.rules[direction], name_of, prefix))
+
+
+def log_prefix(template: str, policy: PolicyInfo) -> str:
+    """`%t` tier, `%k` short kind, `%n` name, `%p` namespace/name, then `: ` (policy 2.5)."""
+    key = policy.key
+    words = {
+        "%t": policy.tier,
+        "%k": "gnp" if key.kind == "GlobalNetworkPolicy" else "np",
+        "%n": key.name,
+        "%p": f"{key.namespace}/{key.name}" if key.namespace else key.name,
+    }
+    return _clean(re.sub("%[tknp]", lambda found: words[found.group()], template) + ": ")
+
+
+def _clean(prefix: str) -> str:
+    """What the kernel takes: at most 126 bytes, and no character that would end nft's string."""
+    return re.sub(r'[^ -~]|["\\]', "_", prefix)[:126]
+
+
+def frame(options: PolicyOptions) -> dict[str, Chain]:
+    """The chains that are there whatever the cluster holds. With empty maps they drop everything on workload interfaces."""
+    workload = f"{options.interface_prefix}*"
+    leaving = Match(Field.IN_INTERFACE, (workload,))
+    entering = Match(Field.OUT_INTERFACE, (workload,))
+    chains = (
+        Chain("prerouting-spoof", _spoof_rules(workload), Hook("filter", "prerouting", _RAW_PRIORITY)),
+        Chain("forward-egress", (Rule(Verdict.GOTO, (leaving,), "dispatch-from"),), Hook("filter", "forward", _EGRESS_PRIORITY)),
+        Chain("forward-ingress", (Rule(Verdict.GOTO, (entering,), "dispatch-to"),), Hook("filter", "forward", _INGRESS_PRIORITY)),
+        Chain("input-egress", _input_rules(leaving), Hook("filter", "input", _EGRESS_PRIORITY)),
+        Chain("input-to-host", _to_host_rules(leaving, options), Hook("filter", "input", _INGRESS_PRIORITY)),
+        Chain("output-workload", (
+            Rule(Verdict.DROP, (entering, Match(Field.OUT_INTERFACE, set_name=KNOWN, negated=True))),
+        ), Hook("filter", "output", _INGRESS_PRIORITY)),
+        Chain("postrouting-nat", _nat_rules(), Hook("nat", "postrouting", _NAT_PRIORITY)),
+        Chain("dispatch-from", (Rule(Verdict.MAP_IN, target=FROM_WORKLOAD), Rule(Verdict.DROP, origin="unknown interface"))),
+        Chain("dispatch-to", (Rule(Verdict.MAP_OUT, target=TO_WORKLOAD), Rule(Verdict.DROP, origin="unknown interface"))),
+    )
+    return {chain.name: chain for chain in chains}
+
+
+def _spoof_rules(workload: str) -> tuple[Rule, ...]:
+    """4.5, without the routing table: own addresses only; IPv6 link-local and address detection pass, they are never forwarded."""
+    return (
+        Rule(Verdict.ACCEPT, (Match(Field.IN_INTERFACE, (workload,), negated=True),)),
+        Rule(Verdict.ACCEPT, (Match(Field.IN_INTERFACE_SOURCE4, set_name=OWN[4]),)),
+        Rule(Verdict.DROP, (Match(Field.FAMILY, ("4",)),), origin="spoofed source"),
+        Rule(Verdict.ACCEPT, (Match(Field.IN_INTERFACE_SOURCE6, set_name=OWN[6]),)),
+        Rule(Verdict.ACCEPT, (
+            Match(Field.IN_INTERFACE, set_name=KNOWN), Match(Field.SOURCE6, ("fe80::/10",)),
+        )),
+        Rule(Verdict.ACCEPT, (
+            Match(Field.IN_INTERFACE, set_name=KNOWN), Match(Field.SOURCE6, ("::",)), Match(Field.PROTOCOL, (ICMPV6,)),
+        )),
+        Rule(Verdict.DROP, origin="spoofed source"),
+    )
+
+
+def _neighbour_rule(leaving: Match) -> Rule:
+    return Rule(Verdict.ACCEPT, (leaving, Match(Field.ICMP6, _HOST_ICMPV6)))
+
+
+def _input_rules(leaving: Match) -> tuple[Rule, ...]:
+    return (_neighbour_rule(leaving), Rule(Verdict.GOTO, (leaving,), "dispatch-from"))
+
+
+def _to_host_rules(leaving: Match, options: PolicyOptions) -> tuple[Rule, ...]:
+    """What egress policy allowed meets the endpoint-to-host action; replies to the host's own connections always pass."""
+    if options.endpoint_to_host != "drop":
+        return ()
+    established = Match(Field.CONNECTION_STATE, ("established", "related"))
+    return (
+        _neighbour_rule(leaving),
+        Rule(Verdict.ACCEPT, (leaving, established)),
+        Rule(Verdict.DROP, (leaving,), origin="endpoint-to-host action"),
+    )
+
+
+def _nat_rules() -> tuple[Rule, ...]:
+    return tuple(
+        Rule(Verdict.MASQUERADE, (
+            Match(Field[f"SOURCE{family}"], set_name=NAT_POOLS[family]),
+            Match(Field[f"DESTINATION{family}"], set_name=ALL_POOLS[family], negated=True),
+        ), origin="natOutgoing")
+        for family in (4, 6)
+    )
+
+
+def fixed_sets() -> tuple[AddressSet, ...]:
+    """The sets that the frame names, empty."""
+    own = (AddressSet(OWN[4], SetType.INTERFACE_IPV4), AddressSet(OWN[6], SetType.INTERFACE_IPV6))
+    pools = (
+        AddressSet(table[family], SetType[f"IPV{family}"], interval=True)
+        for table in (NAT_POOLS, ALL_POOLS) for family in (4, 6)
+    )
+    return (AddressSet(KNOWN, SetType.INTERFACE), *own, *pools)
+
+
+def maps(from_workload: dict[str, str], to_workload: dict[str, str]) -> dict[str, VerdictMap]:
+    return {
+        FROM_WORKLOAD: VerdictMap(FROM_WORKLOAD, from_workload),
+        TO_WORKLOAD: VerdictMap(TO_WORKLOAD, to_workload),
+    }

@@ -1,0 +1,196 @@
+"""Members of address sets: which addresses (or address, protocol, port triples) belong to each selector that a rule uses.
+
+Objects of the whole cluster are indexed against the selectors in use only. Equal members from several objects are counted, so
+that one leaving does not take the other's address away (policy 2.6, 5.4).
+"""
+
+from __future__ import annotations
+
+from collections import Counter, defaultdict
+from dataclasses import dataclass
+from functools import lru_cache
+from ipaddress import ip_network
+from typing import Hashable, Iterable, Mapping
+
+from calico_plugin.model.desired import AddressSet, SetType
+from calico_plugin.model.keys import ResourceKey
+from calico_plugin.policy.index import LabelIndex
+from calico_plugin.policy.rules import FAMILIES, Network, SetSpec, disjoint, member
+from calico_plugin.policy.selector import Labels
+
+_HALVES = {"0.0.0.0/0": ("0.0.0.0/1", "128.0.0.0/1"), "::/0": ("::/1", "8000::/1")}
+
+
+@dataclass(frozen=True, slots=True)
+class Contribution:
+    """What one object brings into sets: members by family, and its named ports as (name, protocol number, port)."""
+
+    members: Mapping[int, tuple[str, ...]]
+    ports: tuple[tuple[str, int, int], ...] = ()
+
+    def of(self, spec: SetSpec, family: int) -> Iterable[str]:
+        """The members it gives to a set."""
+        if not spec.port_name:
+            return self.members[family]
+        return [
+            f"{address} . {protocol} . {port}"
+            for name, protocol, port in self.ports
+            if name == spec.port_name and spec.protocol in (None, protocol)
+            for address in self.members[family]
+        ]
+
+
+@lru_cache(maxsize=65536)
+def read_network(text: str) -> Network:
+    """Raises ValueError. Host bits are masked off."""
+    return ip_network(text, strict=False)
+
+
+def contribution(cidrs: Iterable[str], ports: tuple[tuple[str, int, int], ...] = ()) -> Contribution:
+    """Raises ValueError for what is no CIDR. The whole address space is written as two halves, as nft wants it."""
+    found: dict[int, dict[str, None]] = {4: {}, 6: {}}
+    for cidr in cidrs:
+        net = read_network(cidr)
+        text = member(net)
+        found[net.version].update(dict.fromkeys(_HALVES.get(text, (text,))))
+    return Contribution({family: tuple(texts) for family, texts in found.items()}, ports)
+
+
+class _Live:
+    """One set spec in use: who uses it, and its counted members."""
+
+    def __init__(self, spec: SetSpec) -> None:
+        self.spec = spec
+        self.users: set[Hashable] = set()
+        self.counts: dict[int, Counter[str]] = {4: Counter(), 6: Counter()}
+        self.prefixes = {4: 0, 6: 0}
+
+    def add(self, family: int, text: str) -> bool:
+        """Whether the member is new."""
+        counts = self.counts[family]
+        counts[text] += 1
+        if counts[text] > 1:
+            return False
+        self.prefixes[family] += "/" in text
+        return True
+
+    def take(self, family: int, text: str) -> bool:
+        """Whether the member is gone now."""
+        counts = self.counts[family]
+        counts[text] -= 1
+        if counts[text]:
+            return False
+        del counts[text]
+        self.prefixes[family] -= "/" in text
+        return True
+
+    def name(self, family: int) -> str:
+        """The kind of the set is part of its name: another kind is another set (policy 5.4)."""
+        letter = "n" if self.spec.port_name else "i" if self.prefixes[family] else "s"
+        return f"{letter}{family}-{self.spec.id[2:]}"
+
+    def build(self, family: int) -> AddressSet:
+        if self.spec.port_name:
+            return AddressSet(self.name(family), SetType[f"IPV{family}_PORT"], frozenset(self.counts[family]))
+        kind = SetType[f"IPV{family}"]
+        if not self.prefixes[family]:
+            return AddressSet(self.name(family), kind, frozenset(self.counts[family]))
+        return AddressSet(self.name(family), kind, without_covered(self.counts[family]), interval=True)
+
+
+def without_covered(texts: Iterable[str]) -> frozenset[str]:
+    """Interval sets may not overlap: only members that no wider one covers."""
+    return frozenset(map(member, disjoint(map(read_network, texts))))
+
+
+class MemberSets:
+    """All sets in use. `dirty` collects (spec id, family) whose members changed since the last `take_dirty`."""
+
+    def __init__(self) -> None:
+        self._index: LabelIndex[str, ResourceKey] = LabelIndex(self._started, self._stopped)
+        self._contributions: dict[ResourceKey, Contribution] = {}
+        self._live: dict[str, _Live] = {}
+        self._by_selector: dict[str, dict[str, None]] = defaultdict(dict)
+        self._dirty: set[tuple[str, int]] = set()
+
+    def set_item(self, item: ResourceKey, labels: Labels, brings: Contribution) -> None:
+        old = self._contributions.get(item)
+        if old is not None and old != brings:
+            for key in self._index.selectors_of(item):
+                self._swap(key, old, brings)
+        self._contributions[item] = brings
+        self._index.set_item(item, labels)
+
+    def remove_item(self, item: ResourceKey) -> None:
+        self._index.remove_item(item)
+        self._contributions.pop(item, None)
+
+    def set_labels(self, item: ResourceKey, labels: Labels) -> None:
+        """Labels that changed by inheritance."""
+        if item in self._contributions:
+            self._index.set_item(item, labels)
+
+    def acquire(self, spec: SetSpec, user: Hashable) -> None:
+        live = self._live.get(spec.id)
+        if live is None:
+            live = self._start(spec)
+        live.users.add(user)
+
+    def _start(self, spec: SetSpec) -> _Live:
+        live = self._live[spec.id] = _Live(spec)
+        specs = self._by_selector[spec.selector.id]
+        known = bool(specs)
+        specs[spec.id] = None
+        self._dirty.update((spec.id, family) for family in FAMILIES)
+        if not known:
+            self._index.set_selector(spec.selector.id, spec.selector)
+            return live
+        for item in self._index.items_of(spec.selector.id):
+            self._change(live, None, self._contributions[item])
+        return live
+
+    def release(self, spec: SetSpec, user: Hashable) -> None:
+        live = self._live[spec.id]
+        live.users.discard(user)
+        if live.users:
+            return
+        del self._live[spec.id]
+        self._dirty.update((spec.id, family) for family in FAMILIES)
+        specs = self._by_selector[spec.selector.id]
+        del specs[spec.id]
+        if not specs:
+            del self._by_selector[spec.selector.id]
+            self._index.remove_selector(spec.selector.id)
+
+    def users(self, spec_id: str) -> Iterable[Hashable]:
+        return self._live[spec_id].users
+
+    def name(self, spec: SetSpec, family: int) -> str:
+        return self._live[spec.id].name(family)
+
+    def take_dirty(self) -> set[tuple[str, int]]:
+        dirty, self._dirty = self._dirty, set()
+        return dirty
+
+    def build(self, spec_id: str, family: int) -> AddressSet | None:
+        """The set as it should be, or None when nobody uses it any more."""
+        live = self._live.get(spec_id)
+        return live and live.build(family)
+
+    def _started(self, key: str, item: ResourceKey) -> None:
+        self._swap(key, None, self._contributions[item])
+
+    def _stopped(self, key: str, item: ResourceKey) -> None:
+        self._swap(key, self._contributions[item], None)
+
+    def _swap(self, key: str, old: Contribution | None, new: Contribution | None) -> None:
+        for spec_id in self._by_selector.get(key, ()):
+            self._change(self._live[spec_id], old, new)
+
+    def _change(self, live: _Live, old: Contribution | None, new: Contribution | None) -> None:
+        """Add before taking, so that a member that stays is never seen leaving."""
+        for family in FAMILIES:
+            changed = [live.add(family, text) for text in (new.of(live.spec, family) if new else ())]
+            changed += [live.take(family, text) for text in (old.of(live.spec, family) if old else ())]
+            if any(changed):
+                self._dirty.add((live.spec.id, family))
