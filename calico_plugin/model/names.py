@@ -140,3 +140,10 @@ def cidr_name(cidr: str) -> str:
 def network_profile(network: str) -> str:
     """Profile of a Docker network: `cal_net1` -> `cal-net1-` + 8 hex digits."""
     return convert(network)
+
+
+def network_label(network: str) -> str:
+    """Label that a Docker network's profile gives to its containers: its name, or a stand-in where that is no legal label."""
+    if re.fullmatch(r"[A-Za-z0-9]([-A-Za-z0-9_.]{0,61}[A-Za-z0-9])?", network):
+        return network
+    return f"docker-network-{hashlib.sha1(network.encode()).hexdigest()[:16]}"

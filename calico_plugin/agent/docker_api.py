@@ -1,0 +1,161 @@
+"""Docker's API as far as the agent needs it: networks, the endpoints of running containers, the event stream.
+
+Only calls that take no container's lock, so none of them can wait for a driver call (`inspect` would). Every call has a time-out;
+errors leave as DockerError. The client is the Docker SDK.
+"""
+
+from __future__ import annotations
+
+import socket
+from dataclasses import dataclass
+from typing import Any, Callable, Iterator, Mapping, TypeVar
+
+import docker
+import requests
+from docker.errors import DockerException, NotFound
+
+from calico_plugin.errors import DockerError
+
+T = TypeVar("T")
+SECONDS = 10.0
+_PROBE_SECONDS = 1.0
+
+
+@dataclass(frozen=True, slots=True)
+class DockerNetwork:
+    """A network as Docker lists it. `subnets` and `reserved` (address -> name) are those of its IPAM settings."""
+
+    id: str
+    name: str
+    driver: str
+    scope: str
+    internal: bool
+    ipv6: bool
+    options: Mapping[str, str]
+    subnets: tuple[str, ...]
+    reserved: Mapping[str, str]
+
+
+@dataclass(frozen=True, slots=True)
+class Container:
+    """A running container: its labels, and its endpoints as network name -> endpoint id."""
+
+    id: str
+    labels: Mapping[str, str]
+    endpoints: Mapping[str, str]
+
+
+@dataclass(frozen=True, slots=True)
+class Event:
+    """`type` network or container; `action` create, destroy, connect, start…; `id` of the object."""
+
+    type: str
+    action: str
+    id: str
+    attributes: Mapping[str, str]
+
+
+class DockerApi:
+    """One connection's client; threads may share it. Constructing it asks Docker for its version."""
+
+    def __init__(self, base_url: str, seconds: float = SECONDS) -> None:
+        self._client = _mapped(lambda: docker.APIClient(base_url=base_url, version="auto", timeout=int(seconds)))
+
+    def close(self) -> None:
+        self._client.close()
+
+    def networks(self) -> tuple[DockerNetwork, ...]:
+        return tuple(_network(one) for one in _mapped(self._client.networks))
+
+    def network(self, network_id: str) -> DockerNetwork | None:
+        """None when Docker does not know it (any more)."""
+        try:
+            return _network(self._client.inspect_network(network_id))
+        except NotFound:
+            return None
+        except (DockerException, requests.RequestException) as error:
+            raise _error(error) from error
+
+    def containers(self, container_id: str = "") -> tuple[Container, ...]:
+        """Running containers, or the one with this id."""
+        filters = {"id": container_id} if container_id else {}
+        return tuple(_container(one) for one in _mapped(lambda: self._client.containers(filters=filters)))
+
+    def has_cluster_store(self) -> bool:
+        return bool(_mapped(self._client.info).get("ClusterStore"))
+
+    def events(self, filters: Mapping[str, list[str]]) -> EventStream:
+        """Events from now on."""
+        return EventStream(_mapped(lambda: self._client.events(decode=True, filters=dict(filters))))
+
+
+class EventStream:
+    """Iterates until Docker ends the stream; `close` ends it from another thread."""
+
+    def __init__(self, stream: Any) -> None:
+        self._stream = stream
+
+    def __iter__(self) -> Iterator[Event]:
+        try:
+            for raw in self._stream:
+                actor = raw.get("Actor") or {}
+                attributes = {key: str(value) for key, value in (actor.get("Attributes") or {}).items()}
+                yield Event(raw.get("Type", ""), raw.get("Action", ""), actor.get("ID", ""), attributes)
+        except (DockerException, requests.RequestException, OSError, ValueError) as error:
+            raise _error(error) from error
+
+    def close(self) -> None:
+        try:
+            self._stream.close()
+        except Exception:  # the SDK reaches into urllib3 here, and what it finds depends on how far the stream came
+            pass
+
+
+def answers(base_url: str) -> bool:
+    """Whether somebody listens on Docker's socket; cheap, for a host where Docker is absent or restarts."""
+    if not base_url.startswith("unix://"):
+        return True
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
+        probe.settimeout(_PROBE_SECONDS)
+        try:
+            probe.connect(base_url.removeprefix("unix://"))
+        except OSError:
+            return False
+    return True
+
+
+def _mapped(call: Callable[[], T]) -> T:
+    try:
+        return call()
+    except (DockerException, requests.RequestException) as error:
+        raise _error(error) from error
+
+
+def _error(error: Exception) -> DockerError:
+    return DockerError(f"Docker's API: {' '.join(str(error).split()) or type(error).__name__}")
+
+
+def _network(raw: Mapping[str, Any]) -> DockerNetwork:
+    settings = (raw.get("IPAM") or {}).get("Config") or []
+    reserved: dict[str, str] = {}
+    for one in settings:
+        reserved.update((address.split("/")[0], name) for name, address in (one.get("AuxiliaryAddresses") or {}).items())
+        if one.get("Gateway"):
+            reserved[one["Gateway"].split("/")[0]] = "gateway"
+    return DockerNetwork(
+        id=raw["Id"],
+        name=raw["Name"],
+        driver=raw.get("Driver", ""),
+        scope=raw.get("Scope", ""),
+        internal=bool(raw.get("Internal")),
+        ipv6=bool(raw.get("EnableIPv6")),
+        options=raw.get("Options") or {},
+        subnets=tuple(one["Subnet"] for one in settings if one.get("Subnet")),
+        reserved={address: name for address, name in reserved.items() if address not in ("0.0.0.0", "::")},
+    )
+
+
+def _container(raw: Mapping[str, Any]) -> Container:
+    networks = (raw.get("NetworkSettings") or {}).get("Networks") or {}
+    endpoints = {name: (one or {}).get("EndpointID", "") for name, one in networks.items()}
+    return Container(raw["Id"], raw.get("Labels") or {}, {name: one for name, one in endpoints.items() if one})

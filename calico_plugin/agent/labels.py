@@ -1,0 +1,75 @@
+"""Container labels that begin with `org.projectcalico.label.` become labels of the container's endpoints (prefix removed).
+
+A label that Calico would not take is left out alone, with a warning; the labels that Calico keeps itself cannot be set. For a moment
+after its start a container is policed as if it had none of them: Docker tells a driver nothing about labels.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import Mapping
+
+import structlog
+from msgspec.structs import replace
+
+from calico_plugin.agent.docker_api import Container
+from calico_plugin.datastore.store import Store
+from calico_plugin.deadline import Deadline
+from calico_plugin.errors import Conflict, NotFound
+from calico_plugin.model import names
+from calico_plugin.model.resources import WorkloadEndpoint
+
+SECONDS = 5.0
+_TRIES = 5
+_PART = r"[A-Za-z0-9]([-A-Za-z0-9_.]{0,61}[A-Za-z0-9])?"
+_KEY = re.compile(rf"([a-z0-9]([-a-z0-9.]{{0,251}}[a-z0-9])?/)?{_PART}")
+_VALUE = re.compile(rf"({_PART})?")
+_RESERVED = ("projectcalico.org/", "pcns.", "pcsa.")
+
+
+def wanted(container: Mapping[str, str]) -> tuple[dict[str, str], tuple[str, ...]]:
+    """Endpoint labels of a container's labels, and the ones that cannot be taken."""
+    taken: dict[str, str] = {}
+    refused = []
+    for name, value in sorted(container.items()):
+        if not name.startswith(names.CONTAINER_LABEL_PREFIX):
+            continue
+        key = name.removeprefix(names.CONTAINER_LABEL_PREFIX)
+        if _KEY.fullmatch(key) and _VALUE.fullmatch(value) and not key.startswith(_RESERVED):
+            taken[key] = value
+        else:
+            refused.append(f"{key}={value}")
+    return taken, tuple(refused)
+
+
+def apply(store: Store, node: str, container: Container) -> int:
+    """Put the labels on all endpoints of a container; how many endpoints changed. Raises DatastoreError."""
+    labels, refused = wanted(container.labels)
+    if refused:
+        structlog.get_logger(part="docker").warning(
+            "labels that Calico does not take are left out", container=container.id[:12], labels=list(refused)
+        )
+    if not labels:
+        return 0
+    return sum(_label(store, names.workload_endpoint(node, endpoint), labels) for endpoint in container.endpoints.values())
+
+
+def _label(store: Store, name: str, labels: Mapping[str, str]) -> bool:
+    endpoints = store.resources(WorkloadEndpoint)
+    for _ in range(_TRIES):
+        deadline = Deadline(SECONDS)
+        stored = endpoints.find(name, deadline, names.NAMESPACE)
+        if stored is None:
+            return False  # an endpoint of another driver
+        metadata = stored.value.metadata
+        merged = {**metadata.labels, **labels}
+        if merged == metadata.labels:
+            return False
+        try:
+            endpoints.update(stored, replace(stored.value, metadata=replace(metadata, labels=merged)), deadline)
+            return True
+        except Conflict:
+            continue
+        except NotFound:
+            return False
+    return False

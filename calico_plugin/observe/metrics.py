@@ -1,0 +1,69 @@
+"""All metrics of the agent in one list, with Felix's names where the original has the thing (node-and-cli 5.2).
+
+What is ours alone begins with `calico_`. The Python client would append `_total` to counters; dashboards made for Felix know the
+names without it, so counters are plain values that only grow. Its summaries have `_sum` and `_count`, but no quantiles.
+"""
+
+from __future__ import annotations
+
+from prometheus_client import CollectorRegistry, Gauge, GCCollector, PlatformCollector, ProcessCollector, Summary
+
+RESYNC_WAITING, RESYNC_RUNNING, RESYNC_IN_SYNC = 1, 2, 3
+
+
+class Metrics:
+    """One set for a process; the parts are told which of them to count in."""
+
+    def __init__(self, node: str) -> None:
+        self.registry = registry = CollectorRegistry()
+        for collector in (ProcessCollector, PlatformCollector, GCCollector):
+            collector(registry=registry)
+
+        def gauge(name: str, what: str, *labels: str) -> Gauge:
+            return Gauge(name, what, labels, registry=registry)
+
+        def summary(name: str, what: str) -> Summary:
+            return Summary(name, what, registry=registry)
+
+        self.host = gauge("felix_host", "1; joins the host's name to other series", "host")
+        self.host.labels(node).set(1)
+        self.local_endpoints = gauge("felix_active_local_endpoints", "Workload endpoints on this host")
+        self.local_policies = gauge("felix_active_local_policies", "Policies in force on this host")
+        self.cluster_hosts = gauge("felix_cluster_num_hosts", "Nodes in the cluster")
+        self.cluster_workloads = gauge("felix_cluster_num_workload_endpoints", "Workload endpoints in the cluster")
+        self.cluster_host_endpoints = gauge("felix_cluster_num_host_endpoints", "Host endpoints in the cluster")
+        self.cluster_policies = gauge("felix_cluster_num_policies", "Policies in the cluster")
+        self.cluster_profiles = gauge("felix_cluster_num_profiles", "Profiles in the cluster")
+        self.cluster_tiers = gauge("felix_cluster_num_tiers", "Tiers in the cluster")
+        self.resync_state = gauge("felix_resync_state", "1 waiting for the datastore, 2 resyncing, 3 in sync")
+        self.resync_state.set(RESYNC_WAITING)
+        self.resyncs_started = gauge("felix_resyncs_started", "Full listings of the datastore")
+        self.updates = gauge("felix_calc_graph_updates_processed", "Updates of the datastore that were consumed", "type")
+        self.update_seconds = summary("felix_calc_graph_update_time_seconds", "Time to take in a batch of updates")
+        self.apply_seconds = summary("felix_int_dataplane_apply_time_seconds", "Time of a pass over the dataplane")
+        self.apply_failures = gauge("felix_int_dataplane_failures", "Passes that failed in part and will be retried")
+        self.messages = gauge("felix_int_dataplane_messages", "Messages to the dataplane", "type")
+        self.batch_size = summary("felix_int_dataplane_msg_batch_size", "Messages in a pass")
+        self.interface_batch_size = summary("felix_int_dataplane_iface_msg_batch_size", "Link events in a pass")
+        self.initial_resync_seconds = gauge(
+            "felix_int_dataplane_initial_resync_time_seconds", "From start to the end of the first complete pass"
+        )
+        self.routes = gauge("felix_route_table_num_routes", "Routes of ours", "table")
+        self.interfaces = gauge("felix_route_table_num_ifaces", "Links of ours", "table")
+        self.nft_calls = gauge("felix_nft_calls", "Transactions given to nftables")
+        self.nft_errors = gauge("felix_nft_errors", "Transactions that nftables refused")
+        self.nft_chains = gauge("felix_nft_chains", "Chains in our table")
+        self.nft_rules = gauge("felix_nft_rules", "Rules in our table")
+        self.nft_sets = gauge("felix_nft_sets", "Sets in our table")
+        self.conntrack_seconds = summary(
+            "felix_route_table_conntrack_wait_seconds", "Time to forget the connections of released addresses"
+        )
+        self.bird_renders = gauge("calico_bird_renders", "Configurations of BIRD that were rendered")
+        self.bird_failures = gauge("calico_bird_failures", "Configurations that could not be rendered or that BIRD refused")
+        self.bird_problems = gauge("calico_bird_problems", "Resources left out of BIRD's configuration")
+        self.bird_loaded = gauge("calico_bird_last_load_timestamp_seconds", "When BIRD last took a configuration")
+        self.bgp_peers = gauge("calico_bgp_peers", "BGP sessions by state", "state")
+        self.invalid = gauge("calico_datastore_invalid_values", "Stored values that do not parse and count as absent")
+        self.docker_connected = gauge("calico_docker_connected", "1 while Docker's event stream is open")
+        self.forward_repairs = gauge("calico_forward_repairs", "Accept rules that had to be put back into iptables")
+        self.swept = gauge("calico_swept", "Leftovers that were removed", "kind")
