@@ -1,49 +1,139 @@
-"""Our nftables table: `render` (pure), `Table.apply` (one transaction with the difference), read-back and audit.
+"""Driver of our nftables table: the difference between what is there and what should be, one transaction each time.
 
-Skeleton; the driver speaks to libnftables in process. Use from one thread::
+* What is right is not touched: after a restart the kernel's table is read once and compared.
+* One transaction holds sets, members, chains, dispatch and removals: packets see the old table or the new one, never a mix.
+* A refused transaction changes nothing; the table is then read again and the difference tried once more, then the table is made
+  anew in one transaction, at last with the chains closed (drop) that the kernel does not take; then DataplaneError.
+
+Use from one thread::
 
     table = Table()                      # opens libnftables in the calling thread's network namespace
     table.bootstrap(empty_ruleset)       # only if there is no table yet: everything on cali* is dropped
-    report = table.apply(ruleset)        # raises DataplaneError after bounded retries; nothing half done
+    report = table.apply(ruleset)        # falsy when nothing had to be written
     drifted = table.audit()              # names of objects that others changed; repaired
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
-from calico_plugin.model.desired import Ruleset
+import msgspec
+
+from calico_plugin.dataplane.libnftables import Runner, Session
+from calico_plugin.dataplane.nftscript import TABLE, Script, State, difference, parse, render
+from calico_plugin.errors import DataplaneError
+from calico_plugin.model.desired import Chain, Rule, Ruleset, Verdict
+from calico_plugin.model.names import NFT_TABLE
+
+__all__ = ["Applied", "Table", "render"]
 
 
 @dataclass(frozen=True, slots=True)
 class Applied:
-    """What one `apply` wrote: numbers of objects, and whether it needed a retry. Falsy when nothing had to be written."""
+    """What one `apply` wrote: numbers of objects, their names, how many tries it took, and chains that the kernel refused.
+
+    Refused chains drop everything: name -> the kernel's words. Falsy when nothing had to be written.
+    """
 
     sets: int = 0
     members: int = 0
     chains: int = 0
     elements: int = 0
     removed: int = 0
+    names: tuple[str, ...] = ()
     attempts: int = 1
+    refused: tuple[tuple[str, str], ...] = ()
 
     def __bool__(self) -> bool:
-        return bool(self.sets or self.members or self.chains or self.elements or self.removed)
+        return bool(self.names)
 
 
 class Table:
     """Owner of `table inet calico`."""
 
+    def __init__(self, runner: Runner | None = None) -> None:
+        self._runner = runner or Session()
+        self._state: State | None = None
+        self._desired = Ruleset()
+
+    def exists(self) -> bool:
+        """Whether the kernel has our table. Raises DataplaneError."""
+        tables = msgspec.json.decode(self._runner.run("list tables inet"))["nftables"]
+        return any(entry.get("table", {}).get("name") == NFT_TABLE for entry in tables)
+
     def bootstrap(self, ruleset: Ruleset) -> bool:
-        """Install `ruleset` (an engine's that knows no resource: all `cali*` traffic dropped) unless the table exists."""
-        return False
+        """Install `ruleset` (of an engine that knows no resource: all `cali*` traffic dropped) unless the table exists."""
+        if self.exists():
+            return False
+        self.apply(ruleset)
+        return True
+
+    def read(self) -> State:
+        """What the kernel has. Raises DataplaneError."""
+        return parse(self._runner.run(f"list table {TABLE}")) if self.exists() else State()
 
     def apply(self, ruleset: Ruleset) -> Applied:
-        """Make the kernel's table equal to `ruleset`."""
-        return Applied()
+        """Make the kernel's table equal to `ruleset`. Raises DataplaneError; then nothing was changed by the last try."""
+        if self._state is None:
+            self._state = self.read()
+        self._desired = ruleset
+        try:
+            return self._write(difference(self._state, ruleset), ruleset, 1)
+        except DataplaneError:
+            return self._retry(ruleset)
 
     def audit(self) -> tuple[str, ...]:
-        """Compare the kernel with what was applied last, repair, and name what differed."""
-        return ()
+        """Compare the kernel with what was applied last, repair, and name what differed. Raises DataplaneError."""
+        self._state = self.read()
+        return self.apply(self._desired).names
 
     def close(self) -> None:
         """Release libnftables; the table stays."""
+        self._runner.close()
+
+    def _retry(self, ruleset: Ruleset) -> Applied:
+        self._state = self.read()
+        try:
+            return self._write(difference(self._state, ruleset), ruleset, 2)
+        except DataplaneError:
+            pass
+        try:
+            return self._write(difference(self._state, ruleset, whole=True), ruleset, 3)
+        except DataplaneError as error:
+            return self._write_closed(ruleset, error)
+
+    def _write_closed(self, ruleset: Ruleset, error: DataplaneError) -> Applied:
+        """A chain that the kernel refuses must not keep the others out: it drops, and is named."""
+        refused = self._refused(ruleset)
+        if not refused:
+            self._state = None
+            raise error
+        closed = dict(ruleset.chains)
+        for name in refused:
+            closed[name] = replace(closed[name], rules=(Rule(Verdict.DROP, origin="refused by the kernel"),))
+        usable = replace(ruleset, chains=closed)
+        done = self._write(difference(State(), usable, whole=True), usable, 4)
+        return replace(done, refused=tuple(refused.items()))
+
+    def _refused(self, ruleset: Ruleset) -> dict[str, str]:
+        """Each chain alone against the kernel, without touching anything."""
+        found = {}
+        bare = {name: Chain(name) for name in ruleset.chains}
+        for name, chain in ruleset.chains.items():
+            alone = replace(ruleset, chains={**bare, name: chain}, maps={
+                key: replace(item, elements={}) for key, item in ruleset.maps.items()})
+            try:
+                self._runner.check(difference(State(), alone, whole=True).text)
+            except DataplaneError as error:
+                found[name] = str(error)
+        return found
+
+    def _write(self, script: Script, ruleset: Ruleset, attempts: int) -> Applied:
+        if script.commands:
+            try:
+                self._runner.run(script.text)
+            except DataplaneError:
+                self._state = None
+                raise
+        self._state = State.of(ruleset)
+        return Applied(script.sets, script.members, script.chains, script.elements, script.removed, script.names, attempts)
