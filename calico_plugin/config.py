@@ -107,6 +107,7 @@ class NodeSettings:
     cluster_type: tuple[str, ...] = ()
     ipv6_support: bool = True
     file_logging: bool = True
+    forward_logs: bool = True
     run_agent: bool = True
     run_driver: bool = True
     etcd_listen: tuple[str, ...] | None = None
@@ -367,6 +368,7 @@ def _node(read: _Reader) -> NodeSettings:
         cluster_type=tuple(part.strip() for part in read.text("CLUSTER_TYPE").split(",") if part.strip()),
         ipv6_support=read.boolean("FELIX_IPV6SUPPORT", True),
         file_logging=read.text("CALICO_DISABLE_FILE_LOGGING").lower() != "true",
+        forward_logs=read.boolean("CALICO_FORWARD_LOGS", True),
         run_agent=not read.text("CALICO_DISABLE_FELIX"),
         run_driver=read.text("CALICO_LIBNETWORK_ENABLED", "true").lower() != "false",
         etcd_listen=read.parsed("CALICO_ETCD_LISTEN", _addresses, None),
