@@ -1,0 +1,244 @@
+"""What the IPAM calls mean.
+
+An address is given in one commit and taken back in one. Containers' addresses carry the node and the time; a gateway or auxiliary address of
+a network carries a handle and attributes that say so. ReleaseAddress is all that Docker sends for a container that a crash of
+dockerd took away (v1 plugins): the endpoint that still has the address goes with it.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from ipaddress import IPv4Interface, IPv6Interface, ip_address, ip_network
+from typing import Mapping, Protocol, Sequence
+
+import structlog
+
+from calico_plugin.deadline import Clock, Deadline
+from calico_plugin.driver import allocations, pools
+from calico_plugin.driver.allocations import NODE, TIMESTAMP, TYPE, Allocation, Allocations
+from calico_plugin.driver.endpoints import DATASTORE_SECONDS, DELETE_SECONDS, Endpoints
+from calico_plugin.driver.journal import ADDRESS, Journal
+from calico_plugin.driver.pools import Granted, Pool
+from calico_plugin.driver.view import View
+from calico_plugin.driver.wire import CreateNetwork, IPAddress, IPNetwork, ReleaseAddress, RequestAddress, RequestPool
+from calico_plugin.errors import (
+    AlreadyExists,
+    CalicoError,
+    Conflict,
+    DatastoreError,
+    DatastoreUnavailable,
+    DeadlineExceeded,
+    InvalidInput,
+    PoolExhausted,
+)
+
+log = structlog.get_logger(part="addresses")
+
+Interface = IPv4Interface | IPv6Interface
+
+# Docker (up to 29) asks again without end when an automatic pool overlaps something on the host: thousands of times a second.
+_STORM_CALLS, _STORM_SECONDS = 200, 2.0
+
+
+class Allocator(Protocol):
+    """What is needed of ipam.allocator."""
+
+    def auto_assign(
+        self,
+        host: str,
+        version: int,
+        deadline: Deadline,
+        *,
+        attributes: Mapping[str, str],
+        pools: Sequence[IPNetwork] | None,
+        within: IPNetwork | None,
+    ) -> Interface: ...
+
+    def assign(
+        self, host: str, address: IPAddress, deadline: Deadline, *, handle: str | None, attributes: Mapping[str, str]
+    ) -> None: ...
+
+    def release(self, address: IPAddress, deadline: Deadline, *, sequence: int | None = None) -> bool:
+        """False when it was not given to anybody (any more)."""
+
+
+class Addresses:
+    """Shared by all threads."""
+
+    def __init__(
+        self,
+        allocator: Allocator,
+        known: Allocations,
+        view: View,
+        endpoints: Endpoints,
+        journal: Journal,
+        node: str,
+        clock: Clock = time.monotonic,
+    ) -> None:
+        self._allocator, self._known, self._view = allocator, known, view
+        self._endpoints, self._journal, self._node, self._clock = endpoints, journal, node, clock
+        self._lock = threading.Lock()
+        # Addresses that this process gave, and when.
+        self._given_here: dict[str, float] = {}
+        self._storm = _Storm(clock)
+
+    def request_pool(self, call: RequestPool, deadline: Deadline) -> Granted:
+        self._view.wait_synced(deadline.sooner(DATASTORE_SECONDS))
+        granted = pools.grant(call, self._view.pools())
+        if call.pool is None and call.version == 6:
+            self._storm.count(granted)
+        return granted
+
+    def request(self, call: RequestAddress, deadline: Deadline) -> str:
+        """An address with its prefix length: that of one host, since containers are routed, not bridged."""
+        within = deadline.sooner(DATASTORE_SECONDS)
+        try:
+            self._view.wait_synced(within)
+            pool = pools.parse(call.pool_id, self._view.pools())
+            if call.address is None:
+                return self._automatic(pool, within)
+            return self._given(call, call.address, pool, within)
+        except DeadlineExceeded as error:
+            raise DatastoreUnavailable(f"no address can be given: etcd did not answer in time ({error})") from error
+
+    def release(self, call: ReleaseAddress, deadline: Deadline) -> None:
+        """Take an address back. One that is nobody's, or another's by now, is left alone."""
+        address = call.address
+        if address is None or self._shared_gateway(address):
+            return
+        try:
+            if self._unbind(str(address), deadline):
+                self._take_back(address, deadline.sooner(DELETE_SECONDS))
+        except (DatastoreError, DeadlineExceeded) as error:
+            self._journal.add(ADDRESS, str(address))
+            raise DatastoreUnavailable(
+                f"address {address} will be given back as soon as the datastore answers; etcd: {error}"
+            ) from error
+
+    def name_reserved(self, call: CreateNetwork, deadline: Deadline) -> None:
+        """The gateway and auxiliary addresses of a new network say from now on what they are."""
+        for address, name in call.reserved.items():
+            kind = allocations.GATEWAY_TYPE if name == "gateway" else allocations.AUXILIARY_TYPE
+            if self._view.inputs(deadline).pool_of(address.version, int(address)) is not None:
+                self._known.name(address, kind, name, deadline)
+                self._forget(str(address))
+
+    def finish_release(self, address: str, since: float, deadline: Deadline) -> None:
+        """Take back what a failed ReleaseAddress at Unix time `since` was about, unless it was given anew after that."""
+        owner = self._known.find(ip_address(address), deadline)
+        if owner is None or not owner.by_driver or owner.node != self._node or self._view.owner_of(address) is not None:
+            return
+        # Times are stored in whole seconds; this node's own clock wrote both.
+        if owner.since is not None and owner.since.timestamp() > since:
+            return
+        self.free(owner, deadline)
+
+    def free(self, owner: Allocation, deadline: Deadline) -> None:
+        """Take back exactly the allocation that was seen. Raises Conflict when it is another by now."""
+        self._allocator.release(owner.address, deadline, sequence=owner.sequence)
+        self._forget(str(owner.address))
+
+    def recent(self, address: str, seconds: float) -> bool:
+        """Whether this process gave the address so recently that its endpoint may still be on its way."""
+        return self._clock() - self._given_here.get(address, float("-inf")) < seconds
+
+    def _automatic(self, pool: Pool, deadline: Deadline) -> str:
+        given = self._allocator.auto_assign(
+            self._node,
+            pool.version,
+            deadline,
+            attributes=self._attributes(),
+            pools=[pool.cidr] if pool.cidr is not None else None,
+            within=pool.within,
+        )
+        self._remember(str(given.ip))
+        return f"{given.ip}/{given.max_prefixlen}"
+
+    def _given(self, call: RequestAddress, address: IPAddress, pool: Pool, deadline: Deadline) -> str:
+        if not pool.holds(address):
+            raise InvalidInput("Address", str(address), f"lies outside of {pool.within or pool.cidr or pool.id}")
+        handle = allocations.handle(allocations.GATEWAY_TYPE, address) if call.gateway else None
+        attributes = {**self._attributes(), **({TYPE: allocations.GATEWAY_TYPE} if call.gateway else {})}
+        try:
+            self._allocator.assign(self._node, address, deadline, handle=handle, attributes=attributes)
+        except (AlreadyExists, Conflict) as error:
+            self._check_same_use(call, address, error, deadline)
+        else:
+            self._remember(str(address))
+        length = pool.cidr.prefixlen if call.gateway and pool.cidr is not None else address.max_prefixlen
+        return f"{address}/{length}"
+
+    def _check_same_use(self, call: RequestAddress, address: IPAddress, error: CalicoError, deadline: Deadline) -> None:
+        """The same network on another host has reserved the same gateway: no conflict. All else is one."""
+        owner = self._known.find(address, deadline)
+        if owner is None:
+            raise error
+        if call.gateway and owner.type == allocations.GATEWAY_TYPE:
+            return
+        where = f" on node {owner.node}" if owner.node else ""
+        what = f" ({owner.type})" if owner.type else ""
+        raise Conflict(f"address {address}", hint=f"it is in use{where}{what}: choose another one, or leave the choice to calico-ipam")
+
+    def _unbind(self, address: str, deadline: Deadline) -> bool:
+        """Remove the endpoint that still has the address; False when the endpoint is alive and must keep it."""
+        owner = self._view.owner_of(address)
+        if owner is None:
+            return True
+        if self._endpoints.just_joined(owner):
+            # Docker 29 gives the IPv6 address of a running container back when its sysctls forbid IPv6.
+            log.info("kept the address of a running container", address=address, endpoint=owner)
+            return False
+        log.warning("removing the endpoint of a released address", address=address, endpoint=owner)
+        self._endpoints.delete(owner, deadline)
+        return True
+
+    def _take_back(self, address: IPAddress, deadline: Deadline) -> None:
+        sequence = None
+        if str(address) not in self._given_here:
+            # Given before this process started, or never: look whose it is, lest a late call takes another's away.
+            owner = self._known.find(address, deadline)
+            if owner is None or not owner.by_driver or owner.node != self._node:
+                return
+            sequence = owner.sequence
+        self._allocator.release(address, deadline, sequence=sequence)
+        self._forget(str(address))
+        self._journal.remove(ADDRESS, str(address))
+
+    def _shared_gateway(self, address: IPAddress) -> bool:
+        """The gateway of a network that exists on several hosts goes with the last of them."""
+        text = str(address)
+        return sum(record.reserved.get(text) == "gateway" for record in self._view.networks()) > 1
+
+    def _attributes(self) -> dict[str, str]:
+        return {NODE: self._node, TIMESTAMP: allocations.now()}
+
+    def _remember(self, address: str) -> None:
+        with self._lock:
+            self._given_here[address] = self._clock()
+
+    def _forget(self, address: str) -> None:
+        with self._lock:
+            self._given_here.pop(address, None)
+
+
+class _Storm:
+    """Ends Docker's endless questions for an automatic IPv6 pool that overlaps a name server of the host."""
+
+    def __init__(self, clock: Clock) -> None:
+        self._clock = clock
+        self._lock = threading.Lock()
+        self._start, self._calls = 0.0, 0
+
+    def count(self, granted: Granted) -> None:
+        with self._lock:
+            now = self._clock()
+            if now - self._start > _STORM_SECONDS:
+                self._start, self._calls = now, 0
+            self._calls += 1
+            if self._calls <= _STORM_CALLS:
+                return
+        raise PoolExhausted(
+            f"the automatic IPv6 pool {ip_network(granted.pool)} overlaps an address that this host uses, perhaps a name server: "
+            "name the pool with --subnet"
+        )

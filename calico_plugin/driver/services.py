@@ -1,0 +1,97 @@
+"""What one driver process consists of, wired together; built in gunicorn's worker, after the fork."""
+
+from __future__ import annotations
+
+import threading
+from dataclasses import dataclass
+from typing import Callable
+
+import structlog
+from flask import Flask, request
+
+from calico_plugin.config import Settings
+from calico_plugin.dataplane import veth
+from calico_plugin.dataplane.netlink import NetlinkPool
+from calico_plugin.datastore.etcd import connect
+from calico_plugin.datastore.store import Store
+from calico_plugin.datastore.watch import Watch
+from calico_plugin.driver import scope
+from calico_plugin.driver.addresses import Addresses
+from calico_plugin.driver.allocations import Allocations
+from calico_plugin.driver.app import create_app
+from calico_plugin.driver.endpoints import Endpoints
+from calico_plugin.driver.hops import Hops
+from calico_plugin.driver.ipam import handshake, ipam_driver
+from calico_plugin.driver.janitor import Janitor
+from calico_plugin.driver.journal import Journal
+from calico_plugin.driver.links import Links
+from calico_plugin.driver.network import network_driver
+from calico_plugin.driver.networks import Networks
+from calico_plugin.driver.readiness import Readiness
+from calico_plugin.driver.view import View
+from calico_plugin.ipam.allocator import Allocator
+from calico_plugin.observe.log import bug
+
+log = structlog.get_logger(part="driver")
+
+
+@dataclass(frozen=True)
+class Services:
+    """The application, and what ends all that is behind it."""
+
+    app: Flask
+    close: Callable[[], None]
+
+
+def build(settings: Settings) -> Services:
+    """Never waits for etcd: what needs it says so when it is called. Raises InvalidInput, DataplaneError."""
+    node = settings.node_name
+    kv = connect(
+        settings.datastore.endpoints,
+        ca_cert_file=settings.datastore.ca_cert_file,
+        cert_file=settings.datastore.cert_file,
+        key_file=settings.datastore.key_file,
+        username=settings.datastore.username,
+        password=settings.datastore.password,
+        source=settings.datastore.source,
+    )
+    view = View(node)
+    watch = Watch(kv, view.prefixes)
+    sockets = NetlinkPool()
+    links = Links(sockets, settings.veth_mtu)
+    readiness = Readiness(settings.run_dir)
+    journal = Journal(settings.lib_dir)
+    hops = Hops(veth.ours(sockets))
+    endpoints = Endpoints(kv, view, links, sockets, readiness, journal, hops, node, settings.interface_prefix)
+    known = Allocations(kv, view, node)
+    addresses = Addresses(Allocator(kv, view), known, view, endpoints, journal, node)
+    networks = Networks(Store(kv), view, node, own_profiles=settings.create_profiles)
+    janitor = Janitor(kv, view, endpoints, addresses, known, journal, node)
+    follower = threading.Thread(target=_follow, args=(view, watch), name="view", daemon=True)
+    follower.start()
+    janitor.start()
+
+    def caller_scope() -> str:
+        return scope.of_caller(settings.scope, request.environ.get("gunicorn.socket"))
+
+    def close() -> None:
+        janitor.close()
+        watch.close()
+        links.close()
+        readiness.close()
+        sockets.close()
+        kv.close()
+
+    app = create_app(
+        handshake(), network_driver(networks, endpoints, caller_scope, addresses.name_reserved), ipam_driver(addresses)
+    )
+    log.info("ready", node=node, etcd=",".join(settings.datastore.endpoints), scope=settings.scope)
+    return Services(app, close)
+
+
+def _follow(view: View, watch: Watch) -> None:
+    try:
+        view.follow(watch)
+    except Exception:
+        bug(log, "the view's thread ended")
+        raise
