@@ -139,6 +139,7 @@ class Settings:
     health_enabled: bool = True
     health_host: str = "localhost"
     secrets_dir: Path = Path("/etc/calico/secrets")
+    docker_drivers: tuple[str, ...] = ("calico", "calico:latest")
     node: NodeSettings = NodeSettings()
     bad: tuple[Problem, ...] = ()
 
@@ -169,6 +170,7 @@ class Settings:
             health_enabled=read.boolean("FELIX_HEALTHENABLED", True),
             health_host=read.text("FELIX_HEALTHHOST", "localhost"),
             secrets_dir=Path(read.text("CALICO_SECRETS_DIR", "/etc/calico/secrets")),
+            docker_drivers=_drivers(read),
             node=_node(read),
             bad=(),
         )
@@ -328,6 +330,12 @@ def _log_level(read: _Reader) -> str:
         if value:
             read.wrong(name, value, f"use one of {', '.join(words)}")
     return "debug" if read.text("CALICO_DEBUG").lower() == "true" else "info"
+
+
+def _drivers(read: _Reader) -> tuple[str, ...]:
+    """Names under which Docker may know the network driver: as a socket, and as a managed plugin, whose name has a tag."""
+    names = [part.strip() for part in read.text("CALICO_LIBNETWORK_DRIVER_NAMES").split(",") if part.strip()]
+    return tuple(names) or ("calico", "calico:latest")
 
 
 def _within(low: int, high: int) -> Callable[[str], int]:

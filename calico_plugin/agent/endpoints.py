@@ -89,6 +89,7 @@ class Endpoints:
         self._unpublished: set[str] = set()
         self._released: set[str] = set()
         self._quarantine: set[str] = set()
+        self._has_ipv6 = False
 
     def __len__(self) -> int:
         return len(self._known)
@@ -100,6 +101,11 @@ class Endpoints:
     @property
     def links(self) -> Mapping[str, Link]:
         return self._links
+
+    @property
+    def has_ipv6(self) -> bool:
+        """Whether any endpoint so far had an IPv6 address."""
+        return self._has_ipv6
 
     @property
     def dirty(self) -> bool:
@@ -133,6 +139,7 @@ class Endpoints:
             self._unclaim(old)
         if endpoint is not None:
             self._claims.setdefault(endpoint.interface, {})[key] = None
+            self._has_ipv6 = self._has_ipv6 or any(":" in address for address in endpoint.addresses)
             self._dirty.add(endpoint.interface)
 
     def on_link(self, link: Link) -> None:

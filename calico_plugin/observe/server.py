@@ -14,6 +14,7 @@ from calico_plugin.observe.health import Answer, Health
 TEXT = "text/plain; version=0.0.4; charset=utf-8"
 _AGAIN_SECONDS = 1.0
 _LOUD_EVERY = 60
+_TURN_SECONDS = 0.5
 
 Page = Callable[[], tuple[int, bytes]]
 
@@ -35,7 +36,6 @@ class Server:
     def __init__(self, host: str, port: int, pages: Mapping[str, Page]) -> None:
         self._address = (host, port)
         self._handler = _handler(pages)
-        self._server: http.server.ThreadingHTTPServer | None = None
         self._stop = threading.Event()
         self._log = structlog.get_logger(part="observe", port=port)
         self._thread = threading.Thread(target=self._run, name=f"http-{port}", daemon=True)
@@ -45,9 +45,8 @@ class Server:
         return self
 
     def close(self) -> None:
+        """Ends within half a second."""
         self._stop.set()
-        if self._server is not None:
-            self._server.shutdown()
 
     def _run(self) -> None:
         failures = 0
@@ -62,9 +61,9 @@ class Server:
                 continue
             with server:
                 server.daemon_threads = True
-                self._server = server
-                if not self._stop.is_set():
-                    server.serve_forever(poll_interval=0.5)
+                server.timeout = _TURN_SECONDS
+                while not self._stop.is_set():
+                    server.handle_request()
 
 
 def _handler(pages: Mapping[str, Page]) -> type[http.server.BaseHTTPRequestHandler]:

@@ -1,0 +1,225 @@
+"""calico-agent: composition root. Settings, signals, clients and threads are made here; the loop runs in the main thread."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+import threading
+from dataclasses import dataclass
+from typing import Any, Callable, Iterable, Sequence
+
+import structlog
+
+from calico_plugin.agent.bird import BirdWorker, Secrets
+from calico_plugin.agent.docker_sync import DockerSettings, DockerSync
+from calico_plugin.agent.lock import AgentLock
+from calico_plugin.agent.loop import Loop, Stop
+from calico_plugin.agent.mailbox import Mailbox
+from calico_plugin.agent.networks import Networks
+from calico_plugin.agent.policy import Policy
+from calico_plugin.agent.released import Released
+from calico_plugin.agent.status import Reporting, Status, reporting
+from calico_plugin.agent.status_files import StatusFiles
+from calico_plugin.agent.view import prefixes
+from calico_plugin.agent.worker import Worker
+from calico_plugin.config import NONE, Settings
+from calico_plugin.dataplane import conntrack, forwarding
+from calico_plugin.dataplane.netlink import NETLINK_NETFILTER, Netlink
+from calico_plugin.dataplane.nftables import Table
+from calico_plugin.datastore.etcd import EtcdKV, connect
+from calico_plugin.datastore.store import Store
+from calico_plugin.datastore.watch import Watch
+from calico_plugin.errors import CalicoError
+from calico_plugin.model.snapshot import Snapshot
+from calico_plugin.observe import log
+from calico_plugin.observe.health import Health
+from calico_plugin.observe.metrics import Metrics
+from calico_plugin.observe.server import Server, health_pages, metrics_pages
+from calico_plugin.policy import PolicyEngine, PolicyOptions
+
+FORWARD_SECONDS = 30.0
+
+
+@dataclass(frozen=True)
+class Workers:
+    """Everything beside the loop; also what the loop tells (`loop.Listeners`)."""
+
+    kv: EtcdKV
+    watch: Watch
+    bird: BirdWorker | None
+    released: Released
+    status: Status
+    docker: DockerSync
+    forward: Worker
+    servers: tuple[Server, ...]
+
+    def start(self, mailbox: Mailbox) -> None:
+        for worker in self._all():
+            worker.start()
+        for server in self.servers:
+            server.start()
+        threading.Thread(target=_follow, args=(self.watch, mailbox), name="datastore", daemon=True).start()
+
+    def stop(self) -> None:
+        """Tell all before waiting for any."""
+        self.watch.close()
+        self.docker.stop()
+        self.released.stop()
+        for worker in self._all():
+            worker.stop()
+        for server in self.servers:
+            server.close()
+        for worker in self._all():
+            worker.join()
+
+    def _all(self) -> list[Worker]:
+        bird = [self.bird.worker] if self.bird is not None else []
+        return [
+            *bird,
+            self.released.worker,
+            self.status.worker,
+            self.docker.worker,
+            self.docker.listener,
+            self.forward,
+        ]
+
+    # loop.Listeners
+
+    def routing(self, snapshot: Snapshot) -> None:
+        if self.bird is not None:
+            self.bird.submit(snapshot)
+
+    def released_addresses(self, addresses: Iterable[str]) -> None:
+        self.released.submit(list(addresses))
+
+    def hurry(self) -> None:
+        self.released.hurry()
+
+    def felix(self, specs: Sequence[dict[str, Any]]) -> None:
+        self.status.configure(reporting(Reporting(), *specs))
+
+    def endpoints(self, up: dict[tuple[str, str, str], bool]) -> None:
+        self.status.endpoints(up)
+
+    def wants_endpoints(self) -> bool:
+        return self.status.reports_endpoints
+
+
+def main() -> int:
+    """Exit status: 0 after SIGTERM or SIGINT, 1 when it cannot start."""
+    try:
+        settings = Settings.checked(os.environ)
+        log.setup("calico-agent", settings.log_level)
+        settings.run_dir.mkdir(parents=True, exist_ok=True)
+        lock = AgentLock(settings.run_dir)
+    except (CalicoError, OSError) as error:
+        print(f"calico-agent: {error}", file=sys.stderr)
+        return 1
+    try:
+        run(settings)
+    finally:
+        lock.close()
+    return 0
+
+
+def run(settings: Settings) -> None:
+    """Until SIGTERM or SIGINT."""
+    mailbox = Mailbox()
+    metrics, health = Metrics(settings.node_name), Health()
+    kv = _connect(settings)
+    linkless: list[Callable[[], Sequence[Any]]] = []
+    workers = _workers(settings, kv, mailbox, metrics, health, lambda: linkless[0]() if linkless else ())
+    policy = Policy(PolicyEngine(settings.node_name, PolicyOptions()), Table(), metrics)
+    loop = Loop(settings.node_name, mailbox, policy, StatusFiles(settings.run_dir), workers, metrics, health)
+    linkless.append(lambda: loop.linkless)
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: mailbox.put(Stop()))
+    workers.start(mailbox)
+    try:
+        loop.run()
+    finally:
+        workers.stop()
+        loop.close()
+        structlog.get_logger(part="main").info("ended; rules and routes stay")
+
+
+def _connect(settings: Settings) -> EtcdKV:
+    datastore = settings.datastore
+    return connect(
+        datastore.endpoints,
+        ca_cert_file=datastore.ca_cert_file,
+        cert_file=datastore.cert_file,
+        key_file=datastore.key_file,
+        username=datastore.username,
+        password=datastore.password,
+        source=datastore.source,
+    )
+
+
+def _workers(
+    settings: Settings,
+    kv: EtcdKV,
+    mailbox: Mailbox,
+    metrics: Metrics,
+    health: Health,
+    linkless: Callable[[], Sequence[Any]],
+) -> Workers:
+    forward = Worker("forward", lambda: _assert_forwarding(metrics), every=FORWARD_SECONDS)
+    store = Store(kv)
+    docker = DockerSync(
+        DockerSettings(settings.docker_host, frozenset(settings.docker_drivers), settings.label_endpoints),
+        store,
+        settings.node_name,
+        Networks(store, settings.node_name, settings.create_profiles),
+        metrics,
+        linkless=linkless,
+        changed=forward.wake,
+    )
+    netfilter = Netlink(protocol=NETLINK_NETFILTER)
+    return Workers(
+        kv=kv,
+        watch=Watch(kv, prefixes(settings.node_name)),
+        bird=_bird(settings, metrics),
+        released=Released(lambda addresses: conntrack.forget(netfilter, addresses), mailbox.put, metrics),
+        status=Status(kv, settings.node_name),
+        docker=docker,
+        forward=forward,
+        servers=_servers(settings, metrics, health),
+    )
+
+
+def _bird(settings: Settings, metrics: Metrics) -> BirdWorker | None:
+    if settings.node.backend == NONE:
+        return None
+    return BirdWorker(
+        settings.node_name,
+        settings.run_dir,
+        metrics,
+        router_id=settings.node.router_id,
+        secrets=Secrets(settings.secrets_dir),
+    )
+
+
+def _servers(settings: Settings, metrics: Metrics, health: Health) -> tuple[Server, ...]:
+    servers = []
+    if settings.metrics_enabled:
+        servers.append(Server(settings.metrics_host, settings.metrics_port, metrics_pages(metrics.registry)))
+    if settings.health_enabled:
+        servers.append(Server(settings.health_host, settings.health_port, health_pages(health)))
+    return tuple(servers)
+
+
+def _assert_forwarding(metrics: Metrics) -> None:
+    for change in forwarding.ensure():
+        metrics.forward_repairs.inc()
+        structlog.get_logger(part="forward").info(change)
+
+
+def _follow(watch: Watch, mailbox: Mailbox) -> None:
+    for event in watch:
+        mailbox.put(event)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

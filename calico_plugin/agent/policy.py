@@ -1,0 +1,89 @@
+"""Policy as the loop sees it: updates go in, the table follows, and it is known which endpoint's policy is in force where."""
+
+from __future__ import annotations
+
+from typing import Mapping
+
+import structlog
+
+from calico_plugin.dataplane.nftables import Table
+from calico_plugin.errors import DataplaneError
+from calico_plugin.model.codec import Invalid
+from calico_plugin.model.desired import Ruleset
+from calico_plugin.model.keys import ResourceKey
+from calico_plugin.model.resources import Resource
+from calico_plugin.observe.metrics import Metrics
+from calico_plugin.policy import PolicyEngine
+
+
+class Policy:
+    """Owned by the loop's thread. `in_force` only changes when the kernel took the rules."""
+
+    def __init__(self, engine: PolicyEngine, table: Table, metrics: Metrics) -> None:
+        self._engine, self._table, self._metrics = engine, table, metrics
+        self._dirty = self.failed = False
+        self._problems: Mapping[ResourceKey, str] = {}
+        self.in_force: Mapping[str, ResourceKey] = {}
+        self._log = structlog.get_logger(part="policy")
+
+    @property
+    def dirty(self) -> bool:
+        return self._dirty
+
+    def touch(self) -> None:
+        self._dirty = True
+
+    def bootstrap(self) -> None:
+        """Before anything is known: drop all traffic of containers, unless an earlier agent's table is there."""
+        try:
+            if self._table.bootstrap(self._engine.compile()):
+                self._log.info("no table yet; all traffic of containers is dropped until the first pass")
+        except DataplaneError as error:
+            self._log.error("no table could be made; containers are not policed yet", error=str(error))
+
+    def on_update(self, key: ResourceKey, old: Resource | None, new: Resource | Invalid | None) -> None:
+        self._engine.on_update(key, old, new)
+        self._dirty = True
+
+    def apply(self) -> str:
+        """Bring the table up to date; what was written, in words. Raises DataplaneError; then it stays dirty."""
+        ruleset = self._engine.compile()
+        self.failed = True
+        try:
+            applied = self._table.apply(ruleset)
+        except DataplaneError:
+            self._metrics.nft_errors.inc()
+            raise
+        self.failed = self._dirty = False
+        self.in_force = dict(self._engine.interfaces())
+        self._tell_problems()
+        if not applied:
+            return ""
+        self._metrics.nft_calls.inc(applied.attempts)
+        self._count(ruleset)
+        return (
+            f"wrote {applied.chains} chains, {applied.elements} map elements, {applied.members} set members"
+            f" and removed {applied.removed} objects"
+        )
+
+    def audit(self) -> tuple[str, ...]:
+        """Names of objects that others had changed."""
+        try:
+            return self._table.audit()
+        except DataplaneError as error:
+            self._log.warning("the table could not be audited", error=str(error))
+            return ()
+
+    def close(self) -> None:
+        self._table.close()
+
+    def _count(self, ruleset: Ruleset) -> None:
+        self._metrics.nft_chains.set(len(ruleset.chains))
+        self._metrics.nft_sets.set(len(ruleset.sets))
+
+    def _tell_problems(self) -> None:
+        problems = dict(self._engine.problems())
+        for key, why in problems.items():
+            if self._problems.get(key) != why:
+                self._log.error("a resource cannot be understood and fails closed", resource=str(key), why=why)
+        self._problems = problems
