@@ -1,7 +1,8 @@
 """What a node should have, as frozen values: `policy` writes it, `dataplane` reads it. Nothing here knows nft's syntax.
 
-A `Ruleset` is the whole content of our one nftables table. Unchanged objects are the *same instance* from one ruleset to the
-next, so that a consumer finds what changed by identity first. Names are functions of content or identity, never of history.
+A `Ruleset` is the whole content of our one nftables table. Unchanged objects are the *same instance* from one ruleset
+to the next, so that a consumer finds what changed by identity first. Names follow from content or identity, not from
+history.
 """
 
 from __future__ import annotations
@@ -66,7 +67,7 @@ class Match:
     """One criterion: the field is (or with `negated` is not) one of `values`, or a member of the set `set_name`.
 
     Values: addresses and CIDRs as text; protocols, families and ports as decimal text, port ranges as `lo-hi`; ICMP as
-    `type` or `type . code`; interfaces as names, a trailing `*` meaning a prefix. Values of one criterion never overlap.
+    `type` or `type . code`; interfaces as names, a trailing `*` meaning a prefix. Values of a criterion never overlap.
     """
 
     field: Field
@@ -76,10 +77,11 @@ class Match:
 
 
 class Verdict(Enum):
-    """`ACCEPT` ends the base chain only (later ones of the hook still run), `DROP` is final, `RETURN` goes back to the caller.
+    """`ACCEPT` ends the base chain only (later ones of the hook still run), `DROP` is final, `RETURN` goes back.
 
-    `JUMP`/`GOTO` name a chain in `Rule.target`; `MAP_IN`/`MAP_OUT` look the input/output interface up in the verdict map
-    `Rule.target` and carry on when it is not there; `ESTABLISHED` accepts established and related packets, drops invalid ones.
+    `JUMP`/`GOTO` name a chain in `Rule.target`; `MAP_IN`/`MAP_OUT` look the input/output interface up in the verdict
+    map `Rule.target` and carry on when it is not there; `ESTABLISHED` accepts established and related packets and
+    drops invalid ones.
     """
 
     ACCEPT = "accept"

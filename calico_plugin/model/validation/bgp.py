@@ -136,9 +136,9 @@ def _filter_rule(rule: BGPFilterRule, version: int, path: str) -> Problems:
                 yield Problem(f"{path}.prefixLength.{name}", value, f"must be 0 to {32 if version == 4 else 128}")
     if rule.interface and not _INTERFACE_PATTERN.fullmatch(rule.interface):
         yield Problem(f"{path}.interface", rule.interface, "must be an interface name or a pattern such as eth*")
-    for index, value in enumerate(rule.communities.values if rule.communities else ()):
-        if fault := community_fault(value):
-            yield Problem(f"{path}.communities.values[{index}]", value, fault)
+    for index, community in enumerate(rule.communities.values if rule.communities else ()):
+        if fault := community_fault(community):
+            yield Problem(f"{path}.communities.values[{index}]", community, fault)
     if rule.operations and rule.action != "Accept":
         yield Problem(f"{path}.operations", None, "may only be used with action Accept")
 

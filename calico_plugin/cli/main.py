@@ -1,0 +1,133 @@
+"""The root of calicoctl: its commands, the one place where errors become text and an exit status, and the settings that all share.
+
+Exit status: 0 for success (and help), 1 for everything else. Errors go to standard error; a traceback never does (bugs of ours are
+shown in one line, the whole with `--log-level debug`).
+"""
+
+from __future__ import annotations
+
+import importlib
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Sequence
+
+import click
+
+from calico_plugin.cli.session import Session
+from calico_plugin.errors import CalicoError, DatastoreError
+
+LEVELS = ("panic", "fatal", "error", "warn", "info", "debug")
+
+
+@dataclass(frozen=True, slots=True)
+class Lazy:
+    """A command that is imported when it is used: `target` is `module:attribute`, `help` its line in the list."""
+
+    target: str
+    help: str
+
+
+COMMANDS: dict[str, Lazy] = {
+    "create": Lazy("calico_plugin.cli.verbs:create", "Create objects from a file."),
+    "apply": Lazy("calico_plugin.cli.verbs:apply", "Create objects, or make existing ones as a file says."),
+    "replace": Lazy("calico_plugin.cli.verbs:replace", "Make existing objects as a file says."),
+    "delete": Lazy("calico_plugin.cli.verbs:delete", "Delete objects and what belongs to them."),
+    "get": Lazy("calico_plugin.cli.get:get", "Show objects as a table, YAML, JSON or by a template."),
+    "label": Lazy("calico_plugin.cli.label:label", "Set or remove a label of an object."),
+    "patch": Lazy("calico_plugin.cli.patch:patch", "Change some members of an object."),
+    "validate": Lazy("calico_plugin.cli.verbs:validate", "Check files without a datastore."),
+    "ipam": Lazy("calico_plugin.cli.ipam:ipam", "Addresses: show, check, release, configure."),
+    "node": Lazy("calico_plugin.cli.node:node", "This host: run, status, diagnostics."),
+    "datastore": Lazy("calico_plugin.cli.datastore:datastore", "The datastore: purge, lock, unlock."),
+    "version": Lazy("calico_plugin.cli.version:version", "Show the versions of this program and of the cluster."),
+}
+
+
+class LazyGroup(click.Group):
+    """Imports a command only when it is called, so that `--help` and short commands start fast."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return list(COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        lazy = COMMANDS.get(cmd_name)
+        if lazy is None:
+            return None
+        module, attribute = lazy.target.split(":")
+        command = getattr(importlib.import_module(module), attribute)
+        assert isinstance(command, click.Command)
+        return command
+
+    def resolve_command(self, ctx: click.Context, args: list[str]) -> tuple[str | None, click.Command | None, list[str]]:
+        if args and args[0] not in COMMANDS:
+            from calico_plugin.model.problem import did_you_mean
+
+            raise click.UsageError(f"Unknown command: {args[0]!r}{did_you_mean(args[0], COMMANDS)}", ctx)
+        return super().resolve_command(ctx, args)
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        with formatter.section("Commands"):
+            formatter.write_dl([(name, lazy.help) for name, lazy in COMMANDS.items()])
+
+
+@click.group(cls=LazyGroup, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
+@click.option("-l", "--log-level", type=click.Choice(LEVELS), default="panic", help="How much to log (default: nothing).")
+@click.option("-c", "--config", type=click.Path(path_type=Path), help="Connection settings (default: /etc/calico/calicoctl.cfg).")
+@click.option("--allow-version-mismatch", is_flag=True, help="Work on a cluster that another version of Calico runs.")
+@click.option("--context", "kubernetes_context", hidden=True, help="Accepted for compatibility; names a Kubernetes context.")
+@click.version_option(package_name="calico-docker", message="%(version)s")
+@click.pass_context
+def root(
+    context: click.Context, log_level: str, config: Path | None, allow_version_mismatch: bool, kubernetes_context: str | None
+) -> None:
+    """Manage Calico's networks, policies and addresses.
+
+    Where etcd is comes from /etc/calico/calicoctl.cfg (or --config), else from ETCD_ENDPOINTS and the like in the environment.
+    """
+    if log_level not in ("panic", "fatal"):
+        from calico_plugin.observe import log
+
+        log.setup("calicoctl", log_level)
+    session = Session(config, allow_version_mismatch)
+    context.obj = session
+    context.call_on_close(session.close)
+
+
+def run(arguments: Sequence[str], program: str = "calicoctl") -> int:
+    """Run one command line; the exit status."""
+    try:
+        status = root.main(list(arguments), prog_name=program, standalone_mode=False)
+        return status if isinstance(status, int) else 0
+    except click.exceptions.Exit as error:
+        return 1 if error.exit_code else 0
+    except click.ClickException as error:
+        error.show()
+    except CalicoError as error:
+        click.echo(text_of(error), err=True)
+    except (KeyboardInterrupt, click.Abort):
+        click.echo("Interrupted", err=True)
+    except BrokenPipeError:
+        # The reader (head, less) has gone: nothing is wrong, and nothing more can be said.
+        sys.stderr.close()
+    except Exception as error:  # the edge: whatever else happens is a bug of ours, told in one line
+        if "debug" in arguments:
+            raise
+        click.echo(f"Internal error: {type(error).__name__}: {error} (please report it with the output of -l debug)", err=True)
+    return 1
+
+
+def text_of(error: CalicoError) -> str:
+    """The user's text of an error; for one of etcd's with the advice that people need most."""
+    text = str(error)
+    if isinstance(error, DatastoreError) and "the default" in text:
+        text += "\nETCD_ENDPOINTS is not set, and sudo drops the environment: use sudo -E, or write /etc/calico/calicoctl.cfg"
+    return text
+
+
+def main() -> None:
+    sys.exit(run(sys.argv[1:]))
+
+
+if __name__ == "__main__":
+    main()
