@@ -33,7 +33,7 @@ def _load() -> ctypes.CDLL:
     try:
         library = ctypes.CDLL("libnftables.so.1")
     except OSError as error:
-        raise DataplaneError(f"libnftables.so.1 is missing ({error}): install the Debian package libnftables1") from error
+        raise DataplaneError(f"libnftables.so.1 is missing ({error}): install package libnftables1") from error
     library.nft_ctx_new.restype = ctypes.c_void_p
     library.nft_ctx_new.argtypes = [ctypes.c_uint32]
     library.nft_ctx_free.argtypes = [ctypes.c_void_p]

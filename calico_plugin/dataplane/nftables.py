@@ -1,9 +1,10 @@
 """Driver of our nftables table: the difference between what is there and what should be, one transaction each time.
 
 * What is right is not touched: after a restart the kernel's table is read once and compared.
-* One transaction holds sets, members, chains, dispatch and removals: packets see the old table or the new one, never a mix.
-* A refused transaction changes nothing; the table is then read again and the difference tried once more, then the table is made
-  anew in one transaction, at last with the chains closed (drop) that the kernel does not take; then DataplaneError.
+* One transaction holds sets, members, chains, dispatch and removals: packets see the old table or the new one, no mix.
+* A refused transaction changes nothing; the table is then read again and the difference tried once more, then the table
+  is made anew in one transaction, at last with those chains closed (drop) that the kernel does not take; then
+  DataplaneError.
 
 Use from one thread::
 
@@ -30,7 +31,7 @@ __all__ = ["Applied", "Table", "render"]
 
 @dataclass(frozen=True, slots=True)
 class Applied:
-    """What one `apply` wrote: numbers of objects, their names, how many tries it took, and chains that the kernel refused.
+    """What one `apply` wrote: numbers of objects, their names, how many tries it took, chains that the kernel refused.
 
     Refused chains drop everything: name -> the kernel's words. Falsy when nothing had to be written.
     """
@@ -62,7 +63,7 @@ class Table:
         return any(entry.get("table", {}).get("name") == NFT_TABLE for entry in tables)
 
     def bootstrap(self, ruleset: Ruleset) -> bool:
-        """Install `ruleset` (of an engine that knows no resource: all `cali*` traffic dropped) unless the table exists."""
+        """Install `ruleset` (of an engine that knows nothing: all `cali*` traffic dropped) unless the table exists."""
         if self.exists():
             return False
         self.apply(ruleset)
@@ -73,7 +74,7 @@ class Table:
         return parse(self._runner.run(f"list table {TABLE}")) if self.exists() else State()
 
     def apply(self, ruleset: Ruleset) -> Applied:
-        """Make the kernel's table equal to `ruleset`. Raises DataplaneError; then nothing was changed by the last try."""
+        """Make the kernel's table equal to `ruleset`. Raises DataplaneError; then the last try changed nothing."""
         if self._state is None:
             self._state = self.read()
         self._desired = ruleset
@@ -136,4 +137,5 @@ class Table:
                 self._state = None
                 raise
         self._state = State.of(ruleset)
-        return Applied(script.sets, script.members, script.chains, script.elements, script.removed, script.names, attempts)
+        return Applied(
+            script.sets, script.members, script.chains, script.elements, script.removed, script.names, attempts)

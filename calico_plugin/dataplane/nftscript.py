@@ -1,7 +1,7 @@
-"""Ruleset <-> nft's language, pure: rules as text, the script that turns one state of our table into another, and reading back.
+"""Ruleset <-> nft's language, pure: rules as text, the script from one state of our table to another, reading back.
 
-Every rule carries a comment: a hash over its text and all texts before it in the chain. A chain in the kernel is right when its
-comments are, so a restarted process recognises its own work without comparing rules (policy 5.1).
+Every rule carries a comment: a hash over its text and all texts before it in the chain. A chain in the kernel is
+right when its comments are, so a restarted process recognises its own work without comparing rules (policy 5.1).
 Written for nft 1.0.6: `icmp type` and `icmp code` are two tests, negated pairs are concatenations (policy 5.3).
 """
 
@@ -15,7 +15,18 @@ from typing import Any, Iterable, Mapping
 
 import msgspec
 
-from calico_plugin.model.desired import AddressSet, Chain, Field, Hook, Match, Rule, Ruleset, SetType, Verdict, VerdictMap
+from calico_plugin.model.desired import (
+    AddressSet,
+    Chain,
+    Field,
+    Hook,
+    Match,
+    Rule,
+    Ruleset,
+    SetType,
+    Verdict,
+    VerdictMap,
+)
 from calico_plugin.model.names import NFT_TABLE
 
 FAMILY = "inet"
@@ -313,7 +324,7 @@ def _member(kind: SetType, text: str) -> str:
 
 
 def parse(listing: str) -> State:
-    """What `list table` in JSON says. An object that we could not have made gets a print that equals nothing of ours."""
+    """What `list table` in JSON says. An object that we could not have made gets a print that equals none of ours."""
     state = State(exists=True)
     comments: dict[str, list[str]] = {}
     hooks: dict[str, Hook | None] = {}

@@ -1,4 +1,4 @@
-"""Chains of the table, pure: names, the fixed frame, and the chains of policies, tiers, profiles and lists (policy 4, 5.4).
+"""Chains of the table, pure: names, the fixed frame, chains of policies, tiers, profiles and lists (policy 4, 5.4).
 
 ::
 
@@ -13,8 +13,9 @@
     tier chain   policies in order, then the tier's default action  shared by all lists that hold it
     policy chain Allow = accept, Deny = drop, no match = back
 
-An accept ends its base chain only, so egress and ingress are two base chains of one hook and need no mark bits. A policy with
-Pass rules stands inside its tier chains, where Pass is `return`; all others are chains of their own, so that an edit rewrites one.
+An accept ends its base chain only, so egress and ingress are two base chains of one hook and need no mark bits. A
+policy with Pass rules stands inside its tier chains, where Pass is `return`; all others are chains of their own, so
+that an edit rewrites one.
 """
 
 from __future__ import annotations
@@ -31,15 +32,17 @@ from calico_plugin.policy.reading import PolicyInfo, ProfileInfo
 from calico_plugin.policy.rules import Parsed, SetSpec, lines
 
 NameOf = Callable[[SetSpec, int], str]
+PolicyOf = Callable[[ResourceKey], PolicyInfo]
 
 FROM_WORKLOAD, TO_WORKLOAD = "from-workload", "to-workload"
 KNOWN, OWN = "known-workload", {4: "own-address4", 6: "own-address6"}
 NAT_POOLS, ALL_POOLS = {4: "nat-pools4", 6: "nat-pools6"}, {4: "all-pools4", 6: "all-pools6"}
 
 # Before iptables' and Docker's chains at 0 (and -1): what we drop never reaches them (policy 5.4).
-_EGRESS_PRIORITY, _INGRESS_PRIORITY = -20, -19
-_RAW_PRIORITY = -300
-_NAT_PRIORITY = 110
+_EGRESS, _INGRESS = -20, -19
+_RAW = -300
+_NAT = 110
+_UNKNOWN = Rule(Verdict.DROP, origin="unknown interface")
 
 _SAFE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9./_-]{0,99}")
 _LETTER = {"ingress": "i", "egress": "o"}
@@ -135,7 +138,7 @@ def _rules(parsed: Iterable[Parsed], name_of: NameOf, prefix: str) -> tuple[Rule
     return tuple(line for rule in parsed for line in lines(rule, name_of, prefix))
 
 
-def tier_chain(part: TierPart, policies: Callable[[ResourceKey], PolicyInfo], name_of: NameOf, options: PolicyOptions) -> Chain:
+def tier_chain(part: TierPart, policies: PolicyOf, name_of: NameOf, options: PolicyOptions) -> Chain:
     rules: list[Rule] = []
     for key in part.policies if not part.broken else ():
         policy = policies(key)
@@ -173,28 +176,32 @@ def _clean(prefix: str) -> str:
 
 
 def frame(options: PolicyOptions) -> dict[str, Chain]:
-    """The chains that are there whatever the cluster holds. With empty maps they drop everything on workload interfaces."""
+    """The chains that are there whatever the cluster holds. With empty maps they drop all on workload interfaces."""
     workload = f"{options.interface_prefix}*"
     leaving = Match(Field.IN_INTERFACE, (workload,))
     entering = Match(Field.OUT_INTERFACE, (workload,))
     chains = (
-        Chain("prerouting-spoof", _spoof_rules(workload), Hook("filter", "prerouting", _RAW_PRIORITY)),
-        Chain("forward-egress", (Rule(Verdict.GOTO, (leaving,), "dispatch-from"),), Hook("filter", "forward", _EGRESS_PRIORITY)),
-        Chain("forward-ingress", (Rule(Verdict.GOTO, (entering,), "dispatch-to"),), Hook("filter", "forward", _INGRESS_PRIORITY)),
-        Chain("input-egress", _input_rules(leaving), Hook("filter", "input", _EGRESS_PRIORITY)),
-        Chain("input-to-host", _to_host_rules(leaving, options), Hook("filter", "input", _INGRESS_PRIORITY)),
+        Chain("prerouting-spoof", _spoof_rules(workload), _filter("prerouting", _RAW)),
+        Chain("forward-egress", (Rule(Verdict.GOTO, (leaving,), "dispatch-from"),), _filter("forward", _EGRESS)),
+        Chain("forward-ingress", (Rule(Verdict.GOTO, (entering,), "dispatch-to"),), _filter("forward", _INGRESS)),
+        Chain("input-egress", _input_rules(leaving), _filter("input", _EGRESS)),
+        Chain("input-to-host", _to_host_rules(leaving, options), _filter("input", _INGRESS)),
         Chain("output-workload", (
             Rule(Verdict.DROP, (entering, Match(Field.OUT_INTERFACE, set_name=KNOWN, negated=True))),
-        ), Hook("filter", "output", _INGRESS_PRIORITY)),
-        Chain("postrouting-nat", _nat_rules(), Hook("nat", "postrouting", _NAT_PRIORITY)),
-        Chain("dispatch-from", (Rule(Verdict.MAP_IN, target=FROM_WORKLOAD), Rule(Verdict.DROP, origin="unknown interface"))),
-        Chain("dispatch-to", (Rule(Verdict.MAP_OUT, target=TO_WORKLOAD), Rule(Verdict.DROP, origin="unknown interface"))),
+        ), _filter("output", _INGRESS)),
+        Chain("postrouting-nat", _nat_rules(), Hook("nat", "postrouting", _NAT)),
+        Chain("dispatch-from", (Rule(Verdict.MAP_IN, target=FROM_WORKLOAD), _UNKNOWN)),
+        Chain("dispatch-to", (Rule(Verdict.MAP_OUT, target=TO_WORKLOAD), _UNKNOWN)),
     )
     return {chain.name: chain for chain in chains}
 
 
+def _filter(hook: str, priority: int) -> Hook:
+    return Hook("filter", hook, priority)
+
+
 def _spoof_rules(workload: str) -> tuple[Rule, ...]:
-    """4.5, without the routing table: own addresses only; IPv6 link-local and address detection pass, they are never forwarded."""
+    """4.5, without the routing table: own addresses only; IPv6 link-local and address detection are never forwarded."""
     return (
         Rule(Verdict.ACCEPT, (Match(Field.IN_INTERFACE, (workload,), negated=True),)),
         Rule(Verdict.ACCEPT, (Match(Field.IN_INTERFACE_SOURCE4, set_name=OWN[4]),)),
@@ -219,7 +226,7 @@ def _input_rules(leaving: Match) -> tuple[Rule, ...]:
 
 
 def _to_host_rules(leaving: Match, options: PolicyOptions) -> tuple[Rule, ...]:
-    """What egress policy allowed meets the endpoint-to-host action; replies to the host's own connections always pass."""
+    """What egress policy allowed meets the endpoint-to-host action; replies to the host's connections always pass."""
     if options.endpoint_to_host != "drop":
         return ()
     established = Match(Field.CONNECTION_STATE, ("established", "related"))

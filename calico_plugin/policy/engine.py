@@ -1,13 +1,14 @@
 """PolicyEngine: hears of resources one by one, compiles what changed (see the package's docstring for the contract).
 
-`on_update` keeps the indexes right at once, which costs what the change touches, and marks what must be rendered again;
-`compile` renders the marked objects only. Chains exist while an endpoint of this node uses them; sets while such a chain names them.
+`on_update` keeps the indexes right at once, which costs what the change touches, and marks what must be rendered
+again; `compile` renders the marked objects only. Chains exist while an endpoint of this node uses them, sets while
+such a chain names them.
 """
 
 from __future__ import annotations
 
 from collections import defaultdict
-from typing import Callable, Hashable, Mapping
+from typing import Callable, Mapping
 
 from calico_plugin.errors import InvalidInput
 from calico_plugin.model.codec import Invalid
@@ -33,7 +34,7 @@ from calico_plugin.policy.lists import Lists
 from calico_plugin.policy.members import MemberSets, read_network, without_covered
 from calico_plugin.policy.options import PolicyOptions, merged
 from calico_plugin.policy.reading import Endpoint, Item, PolicyInfo, ProfileInfo, TierInfo
-from calico_plugin.policy.rules import Parsed, SetSpec
+from calico_plugin.policy.rules import Parsed, SetSpec, Subject, User
 
 Update = Resource | Invalid | None
 _BROKEN_TIER = TierInfo("", float("-inf"), False, broken=True)
@@ -59,8 +60,8 @@ class PolicyEngine:
         self._profiles: dict[str, ProfileInfo] = {}
         self._pools: dict[ResourceKey, IPPool] = {}
         self._dirty_interfaces: set[str] = set()
-        self._dirty_rules: set[tuple[str, Hashable]] = set()
-        self._specs: dict[tuple[str, Hashable], dict[str, SetSpec]] = {}
+        self._dirty_rules: set[User] = set()
+        self._specs: dict[User, dict[str, SetSpec]] = {}
         self._lists = Lists()
         self._bound: dict[str, tuple[Endpoint, ListPart, ListPart]] = {}
         self._sets: dict[str, AddressSet] = {item.name: item for item in chains.fixed_sets()}
@@ -84,7 +85,7 @@ class PolicyEngine:
     # What the world tells.
 
     def on_update(self, key: ResourceKey, old: Update, new: Update) -> None:
-        """Hear of one resource. `old` is not needed: the engine knows what it heard. Kinds without a meaning here are ignored."""
+        """Hear of one resource. `old` is not needed: the engine knows. Kinds without a meaning here are ignored."""
         handler = self._handlers.get(key.kind)
         if handler is None:
             return
@@ -134,8 +135,7 @@ class PolicyEngine:
         else:
             self._local.pop(key, None)
             self._selected.remove_item(key)
-        item = endpoint and Item(endpoint.labels, endpoint.profiles, endpoint.brings)
-        self._on_item(key, item)
+        self._on_item(key, Item(endpoint.labels, endpoint.profiles, endpoint.brings) if endpoint else None)
 
     def _on_item(self, key: ResourceKey, item: Item | None) -> None:
         if item is None:
@@ -187,11 +187,10 @@ class PolicyEngine:
                 self._selected.set_item(item, effective)
 
     def _on_tier(self, key: ResourceKey, new: Update) -> None:
+        info = reading.BUILT_IN_TIERS.get(key.name)
         if isinstance(new, (Tier, Invalid)):
             info, why = reading.read_tier(key, new)
             self._problem(key, why)
-        else:
-            info = reading.BUILT_IN_TIERS.get(key.name)
         if self._tiers.get(key.name) == info:
             return
         if info is None:
@@ -217,7 +216,7 @@ class PolicyEngine:
         self._policies[key] = info
         self._by_tier[info.tier].add(key)
         self._selected.set_selector(key, info.selector)
-        if old is None or (old.sort_key, old.tier, old.types, old.broken) != (info.sort_key, info.tier, info.types, info.broken):
+        if old is None or old.place != info.place:
             self._governed_all(key)
 
     def _on_pool(self, key: ResourceKey, new: Update) -> None:
@@ -364,7 +363,7 @@ class PolicyEngine:
         if name is not None:
             del self._sets[name]
 
-    def _settle_user(self, user: tuple[str, Hashable]) -> None:
+    def _settle_user(self, user: User) -> None:
         direction, subject = user
         old = self._specs.pop(user, {})
         new: dict[str, SetSpec] = {}
@@ -379,10 +378,9 @@ class PolicyEngine:
             if spec_id not in new:
                 self._members.release(spec, user)
 
-    def _rules_of(self, subject: Hashable) -> Mapping[str, tuple[Parsed, ...]]:
+    def _rules_of(self, subject: Subject) -> Mapping[str, tuple[Parsed, ...]]:
         if isinstance(subject, ResourceKey):
             return self._policies[subject].rules
-        assert isinstance(subject, str)
         return self._profile(subject).rules
 
     def _profile(self, name: str) -> ProfileInfo:
@@ -398,12 +396,11 @@ class PolicyEngine:
         for part in self._lists.take_touched_lists():
             self._put(chains.list_chain(part, self._options))
 
-    def _write_user(self, user: tuple[str, Hashable]) -> None:
+    def _write_user(self, user: User) -> None:
         direction, subject = user
         if isinstance(subject, str):
             self._put(chains.profile_chain(self._profile(subject), direction, self._members.name, self._options))
             return
-        assert isinstance(subject, ResourceKey)
         policy = self._policies[subject]
         name = chains.policy_chain_name(direction, subject)
         inlined = chains.inlined(policy, direction)
@@ -425,14 +422,15 @@ class PolicyEngine:
             for family in (4, 6):
                 cidrs = [pool.spec.cidr for pool in self._pools.values() if _counts(pool, family, natted)]
                 members = without_covered(cidrs)
-                if members != self._sets[table[family]].members:
-                    self._sets[table[family]] = AddressSet(table[family], SetType[f"IPV{family}"], members, interval=True)
+                name = table[family]
+                if members != self._sets[name].members:
+                    self._sets[name] = AddressSet(name, SetType[f"IPV{family}"], members, interval=True)
 
 
 def _counts(pool: IPPool, family: int, natted: bool) -> bool:
     """Pools for load balancers only do not count; a disabled pool does (policy 4.8)."""
-    uses = pool.spec.effective_uses
-    return pool.spec.version == family and ("Workload" in uses or "Tunnel" in uses) and (pool.spec.nat_outgoing or not natted)
+    used = bool({"Workload", "Tunnel"} & set(pool.spec.effective_uses))
+    return used and pool.spec.version == family and (pool.spec.nat_outgoing or not natted)
 
 
 def _own_members(endpoint: Endpoint, own: Mapping[int, tuple[set[str], set[str]]], side: int) -> None:
@@ -443,4 +441,3 @@ def _own_members(endpoint: Endpoint, own: Mapping[int, tuple[set[str], set[str]]
 def _same_maps(old: Mapping[str, VerdictMap], *elements: dict[str, str]) -> dict[str, VerdictMap]:
     new = chains.maps(*elements)
     return {name: old[name] if old[name] == item else item for name, item in new.items()}
-

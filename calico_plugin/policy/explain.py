@@ -1,6 +1,6 @@
 """One packet through a compiled ruleset: the very rules that the kernel gets, walked in Python, each step recorded.
 
-`walk` evaluates one chain; `verdicts` judges the first packet of a connection at both ends, as the golden verdicts of Calico do.
+`walk` evaluates one chain; `egress` and `ingress` judge a packet at the two ends of a connection.
 """
 
 from __future__ import annotations
@@ -133,9 +133,10 @@ def contains(addresses: AddressSet, value: str) -> bool:
 
 
 def _covers(cidr: str, address: str) -> bool:
-    net = read_network(cidr)
-    single = read_network(address)
-    return net.version == single.version and int(net.network_address) <= int(single.network_address) <= int(net.broadcast_address)
+    net, single = read_network(cidr), read_network(address)
+    if net.version != single.version:
+        return False
+    return int(net.network_address) <= int(single.network_address) <= int(net.broadcast_address)
 
 
 def _listed(field: Field, listed: str, value: str) -> bool:

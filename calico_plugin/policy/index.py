@@ -1,8 +1,8 @@
 """Which items match which selectors, kept up to date with work proportional to the change (policy 1.7).
 
-A selector is filed under its most restrictive necessary condition; an item under each of its labels. A changed item meets only the
-selectors filed under its labels, and of these only those that mention a label that changed; a new selector meets only the items
-under its condition.
+A selector is filed under its most restrictive necessary condition; an item under each of its labels. A changed item
+meets only the selectors filed under its labels, and of these only those that mention a label that changed; a new
+selector meets only the items under its condition.
 """
 
 from __future__ import annotations
@@ -158,8 +158,11 @@ def _places(node: Node) -> tuple[Place, ...]:
     best: tuple[Place, ...] = (None,)
     weight = 10**9
     for name, requirement in wanted.items():
-        if requirement.values is not None and not requirement.absent and len(requirement.values) < min(weight, _MAX_VALUES):
-            best, weight = tuple((name, value) for value in sorted(requirement.values)), len(requirement.values)
-        elif not requirement.absent and weight > _MAX_VALUES:
+        if requirement.absent:
+            continue
+        values = requirement.values
+        if values is not None and len(values) < min(weight, _MAX_VALUES):
+            best, weight = tuple((name, value) for value in sorted(values)), len(values)
+        elif weight > _MAX_VALUES:
             best, weight = ((name, None),), _MAX_VALUES + 1
     return best

@@ -1,4 +1,4 @@
-"""Which chains are in use: endpoints hold lists, lists hold tiers and profiles, tiers hold policies; counted, never searched.
+"""Which chains are in use: endpoints hold lists, lists hold tiers and profiles, tiers hold policies; all counted.
 
 A *user* is (direction, policy key or profile name): whatever has rules of its own, and therefore sets.
 """
@@ -6,12 +6,11 @@ A *user* is (direction, policy key or profile name): whatever has rules of its o
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from typing import Hashable, Iterable
+from typing import Iterable
 
 from calico_plugin.policy import chains
 from calico_plugin.policy.chains import ListPart, TierPart
-
-User = tuple[str, Hashable]
+from calico_plugin.policy.rules import User
 
 
 class Lists:
@@ -130,5 +129,6 @@ class Lists:
 
 def _chain_name(user: User) -> str:
     direction, subject = user
-    return chains.profile_chain_name(direction, subject) if isinstance(subject, str) else (
-        chains.policy_chain_name(direction, subject))  # type: ignore[arg-type]  # the other kind of subject is a key
+    if isinstance(subject, str):
+        return chains.profile_chain_name(direction, subject)
+    return chains.policy_chain_name(direction, subject)

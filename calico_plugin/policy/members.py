@@ -1,7 +1,7 @@
-"""Members of address sets: which addresses (or address, protocol, port triples) belong to each selector that a rule uses.
+"""Members of address sets: which addresses (or address, protocol, port triples) belong to each selector in use.
 
-Objects of the whole cluster are indexed against the selectors in use only. Equal members from several objects are counted, so
-that one leaving does not take the other's address away (policy 2.6, 5.4).
+Objects of the whole cluster are indexed against the selectors in use only. Equal members from several objects are
+counted, so that one leaving does not take the other's address away (policy 2.6, 5.4).
 """
 
 from __future__ import annotations
@@ -10,12 +10,12 @@ from collections import Counter, defaultdict
 from dataclasses import dataclass
 from functools import lru_cache
 from ipaddress import ip_network
-from typing import Hashable, Iterable, Mapping
+from typing import Iterable, Mapping
 
 from calico_plugin.model.desired import AddressSet, SetType
 from calico_plugin.model.keys import ResourceKey
 from calico_plugin.policy.index import LabelIndex
-from calico_plugin.policy.rules import FAMILIES, Network, SetSpec, disjoint, member
+from calico_plugin.policy.rules import FAMILIES, Network, SetSpec, User, disjoint, member
 from calico_plugin.policy.selector import Labels
 
 _HALVES = {"0.0.0.0/0": ("0.0.0.0/1", "128.0.0.0/1"), "::/0": ("::/1", "8000::/1")}
@@ -61,7 +61,7 @@ class _Live:
 
     def __init__(self, spec: SetSpec) -> None:
         self.spec = spec
-        self.users: set[Hashable] = set()
+        self.users: set[User] = set()
         self.counts: dict[int, Counter[str]] = {4: Counter(), 6: Counter()}
         self.prefixes = {4: 0, 6: 0}
 
@@ -130,7 +130,7 @@ class MemberSets:
         if item in self._contributions:
             self._index.set_item(item, labels)
 
-    def acquire(self, spec: SetSpec, user: Hashable) -> None:
+    def acquire(self, spec: SetSpec, user: User) -> None:
         live = self._live.get(spec.id)
         if live is None:
             live = self._start(spec)
@@ -149,7 +149,7 @@ class MemberSets:
             self._change(live, None, self._contributions[item])
         return live
 
-    def release(self, spec: SetSpec, user: Hashable) -> None:
+    def release(self, spec: SetSpec, user: User) -> None:
         live = self._live[spec.id]
         live.users.discard(user)
         if live.users:
@@ -162,7 +162,7 @@ class MemberSets:
             del self._by_selector[spec.selector.id]
             self._index.remove_selector(spec.selector.id)
 
-    def users(self, spec_id: str) -> Iterable[Hashable]:
+    def users(self, spec_id: str) -> Iterable[User]:
         return self._live[spec_id].users
 
     def name(self, spec: SetSpec, family: int) -> str:
@@ -175,7 +175,7 @@ class MemberSets:
     def build(self, spec_id: str, family: int) -> AddressSet | None:
         """The set as it should be, or None when nobody uses it any more."""
         live = self._live.get(spec_id)
-        return live and live.build(family)
+        return live.build(family) if live is not None else None
 
     def _started(self, key: str, item: ResourceKey) -> None:
         self._swap(key, None, self._contributions[item])

@@ -1,4 +1,4 @@
-"""What an operator may set about policy on this node: FelixConfiguration, the node's own over the cluster's (node-and-cli, policy 4)."""
+"""What an operator may set about policy on a node: FelixConfiguration, the node's own over the cluster's (policy 4)."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ class PolicyOptions:
     """Defaults are Felix's. Values that come from FelixConfiguration win over those given here.
 
     `endpoint_to_host` is what follows for packets from a workload to this host that its egress policy allowed:
-    `drop`, `return` (the host's own INPUT rules decide) or `accept` (in our table the same as `return`: an nftables accept
-    binds no other table).
+    `drop`, `return` (the host's own INPUT rules decide) or `accept` (in our table the same as `return`: an accept of
+    nftables binds no other table).
     """
 
     interface_prefix: str = "cali"
@@ -37,7 +37,7 @@ _FELIX = {
 
 
 def merged(base: PolicyOptions, *specs: Mapping[str, Any]) -> tuple[PolicyOptions, tuple[str, ...]]:
-    """`base` with the members of FelixConfiguration specs laid over it, later ones winning, and what was not understood.
+    """`base` with members of FelixConfiguration specs laid over it, later ones winning, and what was not understood.
 
     A value that is not understood keeps the safer default.
     """

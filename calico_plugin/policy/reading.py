@@ -12,7 +12,7 @@ from __future__ import annotations
 import math
 import re
 from dataclasses import dataclass, field
-from typing import Mapping
+from typing import Mapping, Sequence
 
 from calico_plugin.errors import InvalidInput
 from calico_plugin.model import names
@@ -84,6 +84,11 @@ class PolicyInfo:
         return self.order, f"{self.key.name}/{self.key.namespace}/{self.key.kind}".encode()
 
     @property
+    def place(self) -> tuple[object, ...]:
+        """Whatever decides where the policy stands in a list."""
+        return self.sort_key, self.tier, self.types, self.broken
+
+    @property
     def origin(self) -> str:
         return f"{self.tier}|{self.key.kind}|{_path(self.key)}"
 
@@ -135,7 +140,8 @@ def read_endpoint(key: ResourceKey, resource: WorkloadEndpoint, prefix: str, spo
     """Raises InvalidInput: the endpoint then counts as absent (policy 3, V30, V32, V34)."""
     spec = resource.spec
     if not _INTERFACE.fullmatch(spec.interface_name) or not spec.interface_name.startswith(prefix):
-        raise InvalidInput("spec.interfaceName", spec.interface_name, f"must start with {prefix!r}, at most 15 characters")
+        hint = f"must start with {prefix!r}, at most 15 characters"
+        raise InvalidInput("spec.interfaceName", spec.interface_name, hint)
     if not spec.ip_networks:
         raise InvalidInput("spec.ipNetworks", [], "an endpoint needs an address")
     if spec.allow_spoofed_source_prefixes and not spoofing:
@@ -144,10 +150,10 @@ def read_endpoint(key: ResourceKey, resource: WorkloadEndpoint, prefix: str, spo
     if any("/" in text for texts in brings.members.values() for text in texts):
         raise InvalidInput("spec.ipNetworks", list(spec.ip_networks), "one address each: /32 or /128")
     node = spec.node or (names.split_workload_endpoint(key.name) or ("",))[0]
+    rank = (spec.orchestrator, f"{key.namespace}/{spec.workload}", spec.endpoint or key.name)
+    labels = _workload_labels(key, resource)
     return Endpoint(
-        key, node, spec.interface_name, _workload_labels(key, resource), spec.profiles, brings,
-        spec.allow_spoofed_source_prefixes, (spec.orchestrator, f"{key.namespace}/{spec.workload}", spec.endpoint or key.name),
-    )
+        key, node, spec.interface_name, labels, spec.profiles, brings, spec.allow_spoofed_source_prefixes, rank)
 
 
 def _brings(cidrs: tuple[str, ...], ports: tuple[tuple[str, int, int], ...] = ()) -> Contribution:
@@ -157,7 +163,7 @@ def _brings(cidrs: tuple[str, ...], ports: tuple[tuple[str, int, int], ...] = ()
         raise InvalidInput("spec.ipNetworks", list(cidrs), str(error)) from error
 
 
-def _ports(ports: tuple[WorkloadEndpointPort, ...] | tuple[EndpointPort, ...]) -> tuple[tuple[str, int, int], ...]:
+def _ports(ports: Sequence[WorkloadEndpointPort | EndpointPort]) -> tuple[tuple[str, int, int], ...]:
     found = []
     for index, port in enumerate(ports):
         protocol = _PORT_PROTOCOLS.get(port.protocol) if isinstance(port.protocol, str) else None
@@ -227,7 +233,9 @@ def read_profile(key: ResourceKey, resource: Profile | Invalid) -> tuple[Profile
     return ProfileInfo(key.name, resource.spec.labels_to_apply, found), "; ".join(why)
 
 
-def _rules(written: tuple[Rule, ...], direction: str, origin: str, namespace: str) -> tuple[tuple[Parsed, ...], list[str]]:
+def _rules(
+    written: tuple[Rule, ...], direction: str, origin: str, namespace: str
+) -> tuple[tuple[Parsed, ...], list[str]]:
     found, problems = [], []
     for index, rule in enumerate(written):
         context = Context(f"spec.{direction}[{index}]", namespace, f"{origin}|rule {index}")

@@ -1,7 +1,7 @@
 """A rule as a person wrote it (policy 2.6) -> criteria that a packet filter can test, one line for each alternative.
 
-`understand` parses once; `lines` turns the result into rules of `model.desired`. A rule that cannot be understood never opens
-anything: Allow and Log are left out, Deny, Pass and unknown actions deny everything from there on.
+`understand` parses once; `lines` turns the result into rules of `model.desired`. A rule that cannot be understood never
+opens anything: Allow and Log are left out, Deny, Pass and unknown actions deny everything from there on.
 """
 
 from __future__ import annotations
@@ -17,7 +17,8 @@ from calico_plugin.model import names
 from calico_plugin.model.desired import Field, Match
 from calico_plugin.model.desired import Rule as Line
 from calico_plugin.model.desired import Verdict
-from calico_plugin.model.resources.policy import EntityRule, ICMPFields, Port, Protocol, Rule
+from calico_plugin.model.keys import ResourceKey
+from calico_plugin.model.resources.policy import EntityRule, ICMPFields, Rule
 from calico_plugin.policy import selector
 from calico_plugin.policy.selector import Node, SelectorError
 
@@ -26,14 +27,19 @@ WITH_PORTS = frozenset((6, 17, 132))
 _ICMP_FAMILY = {"ICMP": 4, "ICMPv6": 6}
 _PORT_NAME = re.compile(r"(?=.*[a-z])[a-z0-9]+(-[a-z0-9]+)*")
 
+Port = int | str
+Protocol = int | str
 Network = IPv4Network | IPv6Network
+Subject = ResourceKey | str
+User = tuple[str, Subject]
+"""Whatever has rules of its own, and therefore sets: (direction, policy key or profile name)."""
 FAMILIES = (4, 6)
 
 
 @dataclass(frozen=True, slots=True)
 class SetSpec:
     """What an address set holds: the addresses of all objects that `selector` matches, or, with `port_name`, the
-    (address, protocol, port) of all endpoints among them that declare that port. `protocol` None = any. Equal by `id`.
+    (address, protocol, port) of the endpoints among them that declare that port. `protocol` None = any. Equal by `id`.
     """
 
     id: str
@@ -67,7 +73,7 @@ class SetUse:
 
 @dataclass(frozen=True, slots=True)
 class Parsed:
-    """One understood rule. `families` empty: it never matches. `alternatives`: OR of ANDs of port criteria, never empty."""
+    """One understood rule. `families` empty: it never matches. `alternatives`: OR of ANDs of port criteria."""
 
     action: str
     families: tuple[int, ...] = FAMILIES
@@ -88,7 +94,7 @@ class Parsed:
 
 @dataclass(frozen=True, slots=True)
 class Context:
-    """Where a rule stands: `field` (`spec.ingress[3]`), the policy's namespace (empty: global), and its `origin` text."""
+    """Where a rule stands: `field` (`spec.ingress[3]`), the policy's namespace (empty: global), its `origin` text."""
 
     field: str
     namespace: str = ""
@@ -304,9 +310,11 @@ def networks(cidrs: Iterable[str], where: str) -> tuple[Network, ...]:
 def disjoint(nets: Iterable[Network]) -> list[Network]:
     """The same addresses without members that others cover, sorted. All of one family."""
     kept: list[Network] = []
+    end = -1
     for net in sorted(nets, key=lambda item: (int(item.network_address), item.prefixlen)):
-        if not kept or net.network_address > kept[-1].broadcast_address:
+        if int(net.network_address) > end:
             kept.append(net)
+            end = int(net.broadcast_address)
     return kept
 
 
@@ -338,7 +346,7 @@ def _namespace_scope(entity: EntityRule, namespace: str, where: str) -> Node | N
 
 
 def namespace_selector(node: Node | None) -> Node | None:
-    """Labels of the namespace are `pcns.` labels of its endpoints; `all()` and `global()` become a test for the namespace label."""
+    """A namespace's labels are `pcns.` labels of its endpoints; all() and global() test for the namespace label."""
     if node is None:
         return None
     in_namespace = selector.Has(names.LABEL_NAMESPACE)
@@ -357,7 +365,9 @@ def _service_accounts(entity: EntityRule, where: str) -> tuple[Node | None, ...]
     accounts = entity.service_accounts
     if accounts is None:
         return ()
-    listed = selector.In("projectcalico.org/serviceaccount", frozenset(accounts.names), False) if accounts.names else None
+    listed = None
+    if accounts.names:
+        listed = selector.In("projectcalico.org/serviceaccount", frozenset(accounts.names), False)
     return listed, service_account_selector(parse(accounts.selector, f"{where}.selector"))
 
 
@@ -369,7 +379,8 @@ def parse(text: str, where: str, global_allowed: bool = False) -> Node | None:
         node = selector.parse(text)
     except SelectorError as error:
         raise InvalidInput(where, text, error.hint) from error
-    if "global()" in node.canonical and _holds_global(node) and not (global_allowed and isinstance(node, selector.Global)):
+    allowed = global_allowed and isinstance(node, selector.Global)
+    if "global()" in node.canonical and _holds_global(node) and not allowed:
         raise InvalidInput(where, text, "global() may only stand alone in a rule's namespaceSelector")
     return node
 
@@ -383,7 +394,7 @@ def _holds_global(node: Node) -> bool:
 
 
 def lines(rule: Parsed, name_of: Callable[[SetSpec, int], str], log_prefix: str = "") -> tuple[Line, ...]:
-    """The packet filter's lines for one rule. Pass is RETURN: the caller puts the lines where a return ends the tier or profile."""
+    """The packet filter's lines for one rule. Pass is RETURN: lines stand where a return ends the tier or profile."""
     verdict = _VERDICTS[rule.action]
     log = log_prefix if rule.action == "Log" else None
     found: dict[Line, None] = {}
@@ -395,7 +406,7 @@ def lines(rule: Parsed, name_of: Callable[[SetSpec, int], str], log_prefix: str 
 
 def _line_matches(rule: Parsed, family: int, parts: tuple[Match | SetUse, ...],
                   name_of: Callable[[SetSpec, int], str]) -> tuple[Match, ...]:
-    """Cheap criteria first. A line that nothing ties to its family gets a test of the family, unless the rule takes both."""
+    """Cheap criteria first. A line that nothing ties to its family gets a test of it, unless the rule takes both."""
     ports = tuple(part for part in parts if isinstance(part, Match))
     uses = tuple(part for part in parts if isinstance(part, SetUse)) + rule.uses
     nets = rule.nets.get(family, ())

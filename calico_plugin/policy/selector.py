@@ -1,6 +1,6 @@
 """Selectors: text -> tree -> match, canonical text and id (policy 1.1 to 1.5).
 
-`parse(text)` raises SelectorError with the position of what is wrong. A tree is immutable and matches a plain mapping of labels.
+`parse(text)` raises SelectorError with the position of what is wrong. A tree is immutable and matches a plain mapping.
 `requirements()` are necessary conditions per label (policy 1.7): what the index files a selector under.
 """
 
@@ -40,7 +40,7 @@ class SelectorError(InvalidInput):
 
 @dataclass(frozen=True, slots=True)
 class Requirement:
-    """What a label must be for a selector to match: one of `values`, or present at all when None; `absent` wins over both."""
+    """What a label must be for a selector to match: one of `values`, or present at all when None; `absent` wins."""
 
     values: frozenset[str] | None = None
     absent: bool = False

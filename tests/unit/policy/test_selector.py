@@ -1,4 +1,4 @@
-"""Selectors against what Calico's own parser made of the same text (golden selectors.json), and messages with positions."""
+"""Selectors against what Calico's own parser made of the same text, and error messages with positions."""
 
 from __future__ import annotations
 

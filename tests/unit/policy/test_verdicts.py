@@ -1,0 +1,33 @@
+"""The compiled rules, walked in Python, against the verdicts that Calico's own code gave (golden verdicts.json)."""
+
+from __future__ import annotations
+
+from typing import Any, Mapping
+
+import pytest
+
+from calico_plugin.policy import explain
+from tests.unit.policy import worlds
+
+ACTIONS = {"accept": "allow", "drop": "deny"}
+ENDS = (("egress", "src", explain.egress), ("ingress", "dst", explain.ingress))
+
+
+@pytest.mark.parametrize("scenario", worlds.golden()["scenarios"], ids=lambda scenario: str(scenario["name"]))
+def test_verdict_and_deciding_rules_are_calicos(scenario: Mapping[str, Any]) -> None:
+    """Every flow: the same verdict at each workload end, decided by the same rules in the same order."""
+    present = worlds.scenario_objects(scenario)
+    rulesets = {node: worlds.compiled(present, node) for node in worlds.nodes(present)}
+    known = worlds.endpoints(present)
+    wrong = []
+    for flow in scenario["flows"]:
+        for end, address, judge in ENDS:
+            if end not in flow or flow[address] not in known:
+                continue
+            node, interface = known[flow[address]]
+            walk = judge(rulesets[node], interface, worlds.flow(flow))
+            assert walk is not None
+            got = (ACTIONS[walk.verdict.value], list(walk.decided_by))
+            if got != (flow[end], flow[f"{end}_by"]):
+                wrong.append((flow, got))
+    assert wrong == []
