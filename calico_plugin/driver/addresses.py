@@ -9,8 +9,7 @@ from __future__ import annotations
 
 import threading
 import time
-from ipaddress import IPv4Interface, IPv6Interface, ip_address, ip_network
-from typing import Mapping, Protocol, Sequence
+from ipaddress import ip_address, ip_network
 
 import structlog
 
@@ -21,7 +20,7 @@ from calico_plugin.driver.endpoints import DATASTORE_SECONDS, DELETE_SECONDS, En
 from calico_plugin.driver.journal import ADDRESS, Journal
 from calico_plugin.driver.pools import Granted, Pool
 from calico_plugin.driver.view import View
-from calico_plugin.driver.wire import CreateNetwork, IPAddress, IPNetwork, ReleaseAddress, RequestAddress, RequestPool
+from calico_plugin.driver.wire import CreateNetwork, IPAddress, ReleaseAddress, RequestAddress, RequestPool
 from calico_plugin.errors import (
     AlreadyExists,
     CalicoError,
@@ -32,35 +31,13 @@ from calico_plugin.errors import (
     InvalidInput,
     PoolExhausted,
 )
+from calico_plugin.ipam.allocator import Allocator
+from calico_plugin.ipam.releasing import Release
 
 log = structlog.get_logger(part="addresses")
 
-Interface = IPv4Interface | IPv6Interface
-
 # Docker (up to 29) asks again without end when an automatic pool overlaps something on the host: thousands of times a second.
 _STORM_CALLS, _STORM_SECONDS = 200, 2.0
-
-
-class Allocator(Protocol):
-    """What is needed of ipam.allocator."""
-
-    def auto_assign(
-        self,
-        host: str,
-        version: int,
-        deadline: Deadline,
-        *,
-        attributes: Mapping[str, str],
-        pools: Sequence[IPNetwork] | None,
-        within: IPNetwork | None,
-    ) -> Interface: ...
-
-    def assign(
-        self, host: str, address: IPAddress, deadline: Deadline, *, handle: str | None, attributes: Mapping[str, str]
-    ) -> None: ...
-
-    def release(self, address: IPAddress, deadline: Deadline, *, sequence: int | None = None) -> bool:
-        """False when it was not given to anybody (any more)."""
 
 
 class Addresses:
@@ -136,7 +113,7 @@ class Addresses:
 
     def free(self, owner: Allocation, deadline: Deadline) -> None:
         """Take back exactly the allocation that was seen. Raises Conflict when it is another by now."""
-        self._allocator.release(owner.address, deadline, sequence=owner.sequence)
+        self._allocator.release([Release(owner.address, sequence=owner.sequence)], deadline)
         self._forget(str(owner.address))
 
     def recent(self, address: str, seconds: float) -> bool:
@@ -144,16 +121,17 @@ class Addresses:
         return self._clock() - self._given_here.get(address, float("-inf")) < seconds
 
     def _automatic(self, pool: Pool, deadline: Deadline) -> str:
-        given = self._allocator.auto_assign(
+        assigned = self._allocator.auto_assign(
             self._node,
-            pool.version,
-            deadline,
+            version=pool.version,
+            deadline=deadline,
             attributes=self._attributes(),
-            pools=[pool.cidr] if pool.cidr is not None else None,
-            within=pool.within,
+            pools=[str(pool.cidr)] if pool.cidr is not None else None,
+            within=str(pool.within) if pool.within is not None else None,
         )
-        self._remember(str(given.ip))
-        return f"{given.ip}/{given.max_prefixlen}"
+        given = assigned.addresses[0].ip
+        self._remember(str(given))
+        return f"{given}/{given.max_prefixlen}"
 
     def _given(self, call: RequestAddress, address: IPAddress, pool: Pool, deadline: Deadline) -> str:
         if not pool.holds(address):
@@ -161,11 +139,12 @@ class Addresses:
         handle = allocations.handle(allocations.GATEWAY_TYPE, address) if call.gateway else None
         attributes = {**self._attributes(), **({TYPE: allocations.GATEWAY_TYPE} if call.gateway else {})}
         try:
-            self._allocator.assign(self._node, address, deadline, handle=handle, attributes=attributes)
-        except (AlreadyExists, Conflict) as error:
+            self._allocator.assign(address, self._node, deadline=deadline, handle=handle, attributes=attributes)
+        except AlreadyExists as error:
             self._check_same_use(call, address, error, deadline)
         else:
-            self._remember(str(address))
+            if not call.gateway:
+                self._remember(str(address))
         length = pool.cidr.prefixlen if call.gateway and pool.cidr is not None else address.max_prefixlen
         return f"{address}/{length}"
 
@@ -194,14 +173,17 @@ class Addresses:
         return True
 
     def _take_back(self, address: IPAddress, deadline: Deadline) -> None:
-        sequence = None
+        wanted = Release(address, handle="")
         if str(address) not in self._given_here:
             # Given before this process started, or never: look whose it is, lest a late call takes another's away.
             owner = self._known.find(address, deadline)
             if owner is None or not owner.by_driver or owner.node != self._node:
                 return
-            sequence = owner.sequence
-        self._allocator.release(address, deadline, sequence=sequence)
+            wanted = Release(address, sequence=owner.sequence)
+        try:
+            self._allocator.release([wanted], deadline)
+        except Conflict as error:
+            log.warning("a released address is another's by now", address=str(address), error=str(error))
         self._forget(str(address))
         self._journal.remove(ADDRESS, str(address))
 

@@ -125,7 +125,7 @@ class Endpoints:
             if not veth.annotate(self._sockets, link, hops.note(number, sandbox)):
                 self._links.ensure(call.endpoint, endpoint.spec.mac, options.mtu)
                 veth.annotate(self._sockets, link, hops.note(number, sandbox))
-            versions = {ip_address(address).version for address in addresses(endpoint)}
+            versions: set[int] = {ip_address(address).version for address in addresses(endpoint)}
             if 6 in versions:
                 veth.add_link_local(self._sockets, link, hops.ipv6(number))
             self._await_agent(call.endpoint, deadline)
@@ -283,7 +283,7 @@ def joined(
     pool_routes: Sequence[str],
 ) -> Joined:
     """The answer to Join for hop `number`. Nothing of IPv6 for an endpoint without IPv6 address: Docker 20.10 could not start it."""
-    hop = {4: hops.ipv4(number), 6: hops.ipv6(number)}
+    hop: dict[int, IPv4Address | IPv6Address] = {4: hops.ipv4(number), 6: hops.ipv6(number)}
     default = options.default_route and not internal
     return Joined(
         interface=interface,

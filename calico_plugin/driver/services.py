@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import threading
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Callable
 
 import structlog
 from flask import Flask, request
 
-from calico_plugin.config import Settings
 from calico_plugin.dataplane import veth
 from calico_plugin.dataplane.netlink import NetlinkPool
-from calico_plugin.datastore.etcd import connect
+from calico_plugin.datastore.kv import KV
 from calico_plugin.datastore.store import Store
 from calico_plugin.datastore.watch import Watch
 from calico_plugin.driver import scope
@@ -22,7 +22,7 @@ from calico_plugin.driver.app import create_app
 from calico_plugin.driver.endpoints import Endpoints
 from calico_plugin.driver.hops import Hops
 from calico_plugin.driver.ipam import handshake, ipam_driver
-from calico_plugin.driver.janitor import Janitor
+from calico_plugin.driver.janitor import Janitor, Pace
 from calico_plugin.driver.journal import Journal
 from calico_plugin.driver.links import Links
 from calico_plugin.driver.network import network_driver
@@ -30,6 +30,7 @@ from calico_plugin.driver.networks import Networks
 from calico_plugin.driver.readiness import Readiness
 from calico_plugin.driver.view import View
 from calico_plugin.ipam.allocator import Allocator
+from calico_plugin.ipam.pools import Selects
 from calico_plugin.observe.log import bug
 
 log = structlog.get_logger(part="driver")
@@ -43,36 +44,41 @@ class Services:
     close: Callable[[], None]
 
 
-def build(settings: Settings) -> Services:
-    """Never waits for etcd: what needs it says so when it is called. Raises InvalidInput, DataplaneError."""
-    node = settings.node_name
-    kv = connect(
-        settings.datastore.endpoints,
-        ca_cert_file=settings.datastore.ca_cert_file,
-        cert_file=settings.datastore.cert_file,
-        key_file=settings.datastore.key_file,
-        username=settings.datastore.username,
-        password=settings.datastore.password,
-        source=settings.datastore.source,
-    )
+def build(
+    kv: KV,
+    selects: Selects,
+    *,
+    node: str,
+    run_dir: Path,
+    lib_dir: Path,
+    scope_setting: str = scope.AUTO,
+    interface_prefix: str = "cali",
+    mtu: int | None = None,
+    own_profiles: bool = True,
+    pace: Pace = Pace(),
+) -> Services:
+    """Never waits for etcd: what needs it says so when it is called. `selects` matches a pool's node selector.
+
+    Raises DataplaneError, OSError.
+    """
     view = View(node)
     watch = Watch(kv, view.prefixes)
     sockets = NetlinkPool()
-    links = Links(sockets, settings.veth_mtu)
-    readiness = Readiness(settings.run_dir)
-    journal = Journal(settings.lib_dir)
+    links = Links(sockets, mtu)
+    readiness = Readiness(run_dir)
+    journal = Journal(lib_dir)
     hops = Hops(veth.ours(sockets))
-    endpoints = Endpoints(kv, view, links, sockets, readiness, journal, hops, node, settings.interface_prefix)
+    endpoints = Endpoints(kv, view, links, sockets, readiness, journal, hops, node, interface_prefix)
     known = Allocations(kv, view, node)
-    addresses = Addresses(Allocator(kv, view), known, view, endpoints, journal, node)
-    networks = Networks(Store(kv), view, node, own_profiles=settings.create_profiles)
-    janitor = Janitor(kv, view, endpoints, addresses, known, journal, node)
+    addresses = Addresses(Allocator(kv, selects, view), known, view, endpoints, journal, node)
+    networks = Networks(Store(kv), view, node, own_profiles=own_profiles)
+    janitor = Janitor(kv, view, endpoints, addresses, known, journal, node, pace)
     follower = threading.Thread(target=_follow, args=(view, watch), name="view", daemon=True)
     follower.start()
     janitor.start()
 
     def caller_scope() -> str:
-        return scope.of_caller(settings.scope, request.environ.get("gunicorn.socket"))
+        return scope.of_caller(scope_setting, request.environ.get("gunicorn.socket"))
 
     def close() -> None:
         janitor.close()
@@ -85,7 +91,7 @@ def build(settings: Settings) -> Services:
     app = create_app(
         handshake(), network_driver(networks, endpoints, caller_scope, addresses.name_reserved), ipam_driver(addresses)
     )
-    log.info("ready", node=node, etcd=",".join(settings.datastore.endpoints), scope=settings.scope)
+    log.info("ready", node=node)
     return Services(app, close)
 
 

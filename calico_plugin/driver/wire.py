@@ -74,12 +74,12 @@ class _Interface(_Request, frozen=True, kw_only=True):
 
 
 class _Endpoint(_Request, frozen=True, kw_only=True):
+    """Its `Options` (port lists, driver options) are not read: we use none of them."""
+
     network_id: str | None = msgspec.field(name="NetworkID", default="")
     endpoint_id: str | None = msgspec.field(name="EndpointID", default="")
     interface: _Interface | None = None
     sandbox_key: str | None = ""
-    # Kept undecoded: port lists can be long, and we use none of them.
-    options: msgspec.Raw | None = None
 
 
 class _Pool(_Request, frozen=True, kw_only=True):

@@ -33,7 +33,7 @@ WORKER_SECONDS = 60
 _BACKLOG = 512
 
 
-class DriverApplication(BaseApplication):  # type: ignore[misc]
+class DriverApplication(BaseApplication):
     """gunicorn's view of the driver."""
 
     def __init__(self, settings: Settings) -> None:
@@ -47,9 +47,31 @@ class DriverApplication(BaseApplication):  # type: ignore[misc]
 
     def load(self) -> Any:
         """Called by gunicorn in the worker."""
+        from calico_plugin.datastore.etcd import connect
         from calico_plugin.driver.services import build
+        from calico_plugin.policy import selector
 
-        self._services = build(self._settings)
+        settings, store = self._settings, self._settings.datastore
+        kv = connect(
+            store.endpoints,
+            ca_cert_file=store.ca_cert_file,
+            cert_file=store.cert_file,
+            key_file=store.key_file,
+            username=store.username,
+            password=store.password,
+            source=store.source,
+        )
+        self._services = build(
+            kv,
+            lambda text, labels: selector.parse(text).match(labels),
+            node=settings.node_name,
+            run_dir=settings.run_dir,
+            lib_dir=settings.lib_dir,
+            scope_setting=settings.scope,
+            interface_prefix=settings.interface_prefix,
+            mtu=settings.veth_mtu,
+            own_profiles=settings.create_profiles,
+        )
         return self._services.app
 
     def _close(self) -> None:
