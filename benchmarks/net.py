@@ -61,12 +61,13 @@ def container_end(container: Container) -> End:
 
 def throughput(client: End, server: End, seconds: int) -> float:
     """Gbit/s of one TCP stream."""
-    listener = subprocess.Popen([*server.enter, "iperf3", "-s", "-1"], stdout=subprocess.PIPE, text=True)
+    words = ("iperf3", "-s", "-1", "--forceflush")
+    listener = subprocess.Popen([*server.enter, *words], stdout=subprocess.PIPE, text=True)
     assert listener.stdout is not None
-    while "listening" not in listener.stdout.readline():
-        pass
+    while "listening" not in (said := listener.stdout.readline()):
+        assert said, "iperf3 -s ended at once"
     said = subprocess.run([*client.enter, "iperf3", "-J", "-t", str(seconds), "-c", server.address], check=True,
-                          capture_output=True, text=True).stdout
+                          capture_output=True, text=True, timeout=seconds + 30).stdout
     listener.communicate(timeout=10)
     return json.loads(said)["end"]["sum_received"]["bits_per_second"] / 1e9
 
@@ -78,7 +79,7 @@ def request_rate(client: End, server: End, seconds: int) -> float:
     assert listener.stdout is not None
     listener.stdout.readline()
     said = subprocess.run([*client.enter, *python, "client", server.address, str(seconds)], check=True,
-                          capture_output=True, text=True).stdout
+                          capture_output=True, text=True, timeout=seconds + 30).stdout
     listener.communicate(timeout=10)
     return float(said)
 

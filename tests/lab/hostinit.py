@@ -1,8 +1,8 @@
 """Process 1 of a lab machine: gives the machine a file system of its own where that matters, then reaps children.
 
 Started by ``machine.boot`` in fresh mount, UTS, IPC, network and (mostly) PID namespaces, as
-``python hostinit.py SPEC`` with a JSON object: ``name``, ``cow`` (an empty folder), ``binds`` ([source, target] pairs),
-``files`` ({path: text}). Says ``ready`` on standard output when the machine can be entered.
+``python hostinit.py NAME``, with a JSON object on standard input: ``name``, ``cow`` (an empty folder), ``binds``
+([source, target] pairs), ``files`` ({path: text}). Says ``ready`` on standard output when the machine can be entered.
 
 ``/etc``, ``/var/lib`` and ``/var/log`` become copies on write, ``/run`` and ``/sys`` are fresh: whatever runs here
 believes that it owns the machine, and nothing is left on the real one. As all mounts are private to the namespace, they
@@ -112,7 +112,7 @@ def reap_for_ever() -> None:
 def main() -> None:
     """Build the machine, say so, and stay."""
     signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGCHLD, signal.SIGTERM})
-    build(json.loads(sys.argv[1]))
+    build(json.load(sys.stdin))
     print("ready", flush=True)
     null = os.open("/dev/null", os.O_RDWR)
     for descriptor in (0, 1, 2):

@@ -197,10 +197,12 @@ def boot(lab: str, name: str, folder: Path, logs: Path, binds: Sequence[tuple[st
     spec = {"name": name, "cow": str(cow), "binds": list(binds), "files": files}
     kinds = ["--mount", "--uts", "--ipc", "--net", *(["--pid"] if own_pids else [])]
     process = subprocess.Popen(
-        ["unshare", *kinds, "--fork", "/usr/bin/python3", "-I", str(INIT), json.dumps(spec)],
-        stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, start_new_session=True,
+        ["unshare", *kinds, "--fork", "/usr/bin/python3", "-I", str(INIT), f"{lab}/{name}"],
+        stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, start_new_session=True,
         env={"PATH": SYSTEM_PATH, "LANG": "C.UTF-8", MARK: f"{lab}/{name}"})
-    assert process.stdout is not None
+    assert process.stdin is not None and process.stdout is not None
+    with process.stdin:
+        process.stdin.write(json.dumps(spec).encode())
     said = process.stdout.readline() if select.select([process.stdout], [], [], BOOT_SECONDS)[0] else b"nothing"
     if said != b"ready\n":
         process.kill()
