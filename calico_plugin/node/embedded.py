@@ -1,8 +1,8 @@
 """The embedded default: an etcd of this host's own, when nobody said where etcd is and none answers on 127.0.0.1:2379.
 
 It listens on loopback, and on the node's own address when that is a private one, so that the next hosts can be pointed
-at it. It has no password: whoever reaches the port owns the cluster. CALICO_ETCD_LISTEN says otherwise (`127.0.0.1`: this
-host only; or any list of this host's addresses). Its data is in /var/lib/calico/etcd and survives everything but
+at it. It has no password: whoever reaches the port owns the cluster. CALICO_ETCD_LISTEN says otherwise (`127.0.0.1`:
+this host only; or any list of this host's addresses). Its data is in /var/lib/calico/etcd and survives everything but
 `node reset`.
 """
 

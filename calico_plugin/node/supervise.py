@@ -1,7 +1,7 @@
 """The tree of s6 processes that keeps a host's parts running, seen from calico-node, which is its parent.
 
-s6-svscan is our child, s6-supervise watches each part and starts it again at most once a second. If s6-svscan itself
-dies the rest goes on; `revive` ends that rest in order and starts all again. The tree survives a kill -9 of calico-node on
+s6-svscan is our child, s6-supervise watches each part and starts it again at most once a second. If s6-svscan dies, the
+rest goes on; `revive` ends that rest in order and starts all again. The tree survives a kill -9 of calico-node on
 purpose: traffic and BGP go on, and the next start ends it in order first.
 """
 
@@ -88,11 +88,18 @@ def stop(run_dir: Path, graceful: bool = True) -> int:
     present = leftovers.find(run_dir)
     if present:
         _end_bird(run_dir, present, graceful)
-        _s6("s6-svscanctl", "-t", str(scan_dir(run_dir)))
-        leftovers.wait(lambda: not any(process.alive() for process in present), _STOP_SECONDS)
+        if any(process.program == "s6-svscan" for process in present):
+            _s6("s6-svscanctl", "-t", str(scan_dir(run_dir)))
+            leftovers.wait(lambda: not any(process.alive() for process in present), _STOP_SECONDS)
         _end_rest(run_dir)
     shutil.rmtree(scan_dir(run_dir), ignore_errors=True)
     return len(present)
+
+
+def withdraw(run_dir: Path) -> None:
+    """End BIRD so that neighbours forget our routes at once: this host goes for good."""
+    present = leftovers.find(run_dir)
+    _end_bird(run_dir, present, graceful=False)
 
 
 def _end_bird(run_dir: Path, present: list[Process], graceful: bool) -> None:

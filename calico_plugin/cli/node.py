@@ -1,0 +1,319 @@
+"""`calicoctl node`: run, status, stop and reset of calico-node on this very host. All need root.
+
+The container form (`docker run … calico/node`) is the image's; here calico-node is a process in the background.
+"""
+
+from __future__ import annotations
+
+import os
+import shlex
+import socket
+from pathlib import Path
+from typing import Any, Mapping
+
+import click
+
+from calico_plugin.cli import cascade
+from calico_plugin.cli.session import Session, common, session_of
+from calico_plugin.config import DatastoreSettings, Settings
+from calico_plugin.deadline import Deadline
+from calico_plugin.errors import CalicoError, InvalidInput, NotFound, RoutingError
+from calico_plugin.model import autodetect
+from calico_plugin.model.resources import Metadata, Node
+from calico_plugin.node import detached, embedded, hostprep, report
+from calico_plugin.node import reset as resetting
+from calico_plugin.node.addresses import node_addresses
+from calico_plugin.node.detached import Outcome, State
+from calico_plugin.node.main import STARTED
+from calico_plugin.routing.apply import SOCKET_NAME
+from calico_plugin.routing.birdc import BirdClient
+
+NO_ROOT = "Need super user privileges: Operation not permitted"
+_WAIT_SECONDS = 75.0
+_LOOKUP_SECONDS = 2.0
+_SHOWN_LINES = 25
+
+
+class NodeError(CalicoError):
+    """A node command that cannot do its work."""
+
+
+@click.group()
+def node() -> None:
+    """Calico on this host: run, status, stop, reset."""
+
+
+def _need_root() -> None:
+    if os.geteuid() != 0:
+        raise NodeError(NO_ROOT)
+
+
+def _warn(text: str) -> None:
+    click.echo(f"WARNING: {text}", err=True)
+
+
+# -- run --------------------------------------------------------------------------------------------------------------
+_OPTIONS = {
+    "name": "NODENAME",
+    "ip": "IP",
+    "ip6": "IP6",
+    "as_number": "AS",
+    "ip_autodetection_method": "IP_AUTODETECTION_METHOD",
+    "ip6_autodetection_method": "IP6_AUTODETECTION_METHOD",
+    "backend": "CALICO_NETWORKING_BACKEND",
+    "log_dir": "CALICO_LOG_DIR",
+    "docker_networking_ifprefix": "CALICO_LIBNETWORK_IFPREFIX",
+}
+
+
+@node.command()
+@click.option("--name", help="The node's name (default: that of the last start, else the host name in lower case).")
+@click.option("--ip", help="IPv4 address of this host, with or without prefix length, or autodetect.")
+@click.option("--ip6", help="IPv6 address of this host, or autodetect (default: no IPv6 routing).")
+@click.option("--as", "as_number", help="AS number of this node (default: the cluster's).")
+@click.option("--ip-autodetection-method", help=f"How to find the IPv4 address: {autodetect.KNOWN}.")
+@click.option("--ip6-autodetection-method", help="How to find the IPv6 address.")
+@click.option("--backend", help="bird, or none (policy only). Default: bird.")
+@click.option("--log-dir", help="Folder of the logs (default: /var/log/calico).")
+@click.option("--no-default-ippools", is_flag=True, help="Do not make the default address pools.")
+@click.option("--disable-docker-networking", is_flag=True, help="Do not run the Docker network driver.")
+@click.option("--docker-networking-ifprefix", help="Prefix of interface names inside containers (default: cali).")
+@click.option(
+    "--use-docker-networking-container-labels",
+    is_flag=True,
+    help="Policy by container labels (org.projectcalico.label.*) instead of one profile for each network.",
+)
+@click.option("--dryrun", "--dry-run", "dry_run", is_flag=True, help="Only show what would be started.")
+@click.option("--init-system", is_flag=True, help="Run in the foreground, for a unit of an init system.")
+@click.option("--wait", default=_WAIT_SECONDS, show_default=True, help="Seconds to wait for the start line.")
+@click.option("--node-image", hidden=True)
+@common
+@click.pass_context
+def run(context: click.Context, dry_run: bool, init_system: bool, wait: float, **given: Any) -> None:
+    """Start Calico on this host in the background; one that runs already is ended first, and traffic goes on.
+
+    Settings that have no option come from the environment: ETCD_ENDPOINTS, CALICO_IPV4POOL_CIDR and others.
+    """
+    session = session_of(context, given)
+    if given.pop("node_image"):
+        raise InvalidInput("--node-image", hint="calico-node runs as a process of this host here, not as a container")
+    changes = _changes(session, given)
+    environment = {**os.environ, **changes}
+    settings = Settings.checked(environment)
+    _check_reachable(settings)
+    if dry_run:
+        _show(changes)
+        return
+    _need_root()
+    if not os.environ.get("CALICO_CTL_CONTAINER"):
+        hostprep.prepare(click.echo, _warn)
+    if (pid := detached.stop(settings.run_dir)) is not None:
+        click.echo(f"Ended the calico-node that was running (process {pid or 'gone, its parts were left'})")
+    if init_system:
+        os.execvpe(detached.command()[0], detached.command(), environment)
+    click.echo(f"Running: {_line(changes)}")
+    _tell(detached.start({**environment, "CALICO_FORWARD_LOGS": "false"}, settings.log_dir, wait), wait)
+
+
+def _changes(session: Session, given: Mapping[str, Any]) -> dict[str, str]:
+    """What the options and the connection settings add to the environment."""
+    changes = _datastore(session.settings)
+    changes.update((variable, given[option]) for option, variable in _OPTIONS.items() if given[option])
+    if given["no_default_ippools"]:
+        changes["NO_DEFAULT_POOLS"] = "true"
+    if given["disable_docker_networking"]:
+        if given["use_docker_networking_container_labels"]:
+            hint = "makes no sense together with --disable-docker-networking"
+            raise InvalidInput("--use-docker-networking-container-labels", hint=hint)
+        changes["CALICO_LIBNETWORK_ENABLED"] = "false"
+    if given["use_docker_networking_container_labels"]:
+        changes["CALICO_LIBNETWORK_CREATE_PROFILES"] = "false"
+        changes["CALICO_LIBNETWORK_LABEL_ENDPOINTS"] = "true"
+    return changes
+
+
+def _datastore(settings: DatastoreSettings) -> dict[str, str]:
+    """Connection settings from a file, as variables; those of the environment are there already."""
+    if settings.is_default or "environment" in settings.source:
+        return {}
+    return {
+        "CALICO_ETCD_ENDPOINTS": ",".join(settings.endpoints),
+        "CALICO_ETCD_CA_CERT_FILE": settings.ca_cert_file,
+        "CALICO_ETCD_CERT_FILE": settings.cert_file,
+        "CALICO_ETCD_KEY_FILE": settings.key_file,
+        "CALICO_ETCD_USERNAME": settings.username,
+        "CALICO_ETCD_PASSWORD": settings.password,
+    }
+
+
+def _check_reachable(settings: Settings) -> None:
+    """A can-reach target must have an address of the right family, now and on this host."""
+    for option, method, family in (
+        ("--ip-autodetection-method", settings.node.ip_method, socket.AF_INET),
+        ("--ip6-autodetection-method", settings.node.ip6_method, socket.AF_INET6),
+    ):
+        if method.kind == autodetect.CAN_REACH:
+            try:
+                socket.getaddrinfo(method.values[0], 80, family)
+            except OSError as error:
+                version = 4 if family == socket.AF_INET else 6
+                raise InvalidInput(option, str(method), f"no IPv{version} address of it: {error.strerror}") from error
+
+
+def _line(changes: Mapping[str, str]) -> str:
+    shown = {name: "********" if "PASSWORD" in name else value for name, value in sorted(changes.items()) if value}
+    return " ".join([*(f"{name}={shlex.quote(value)}" for name, value in shown.items()), *detached.command()])
+
+
+def _show(changes: Mapping[str, str]) -> None:
+    click.echo(f"Use the following command to start calico-node:\n\n{_line(changes)}\n")
+    click.echo("Use the following command to stop it:\n\ncalicoctl node stop\n")
+
+
+def _tell(outcome: Outcome, wait: float) -> None:
+    """Three ends are told apart: started, exited, still starting."""
+    if outcome.state is State.STARTED:
+        for line in outcome.lines:
+            if "level=warning" in line:
+                _warn(_event(line))
+        click.echo(f"{STARTED}\nLogs: {outcome.log.parent}")
+        return
+    for line in outcome.lines[-_SHOWN_LINES:]:
+        click.echo(line, err=True)
+    if outcome.state is State.STARTING:
+        raise NodeError(
+            f"calico-node is still starting after {wait:g} s: it goes on in the background. Follow it with "
+            f"`tail -f {outcome.log}`, end it with `calicoctl node stop`"
+        )
+    raise NodeError(
+        f"calico-node has terminated (status {outcome.status}); the end of its log is above, the whole in {outcome.log}"
+    )
+
+
+def _event(line: str) -> str:
+    """The text of a log line."""
+    _, found, rest = line.partition('event="')
+    return rest.rpartition('"')[0] if found else line
+
+
+# -- status -----------------------------------------------------------------------------------------------------------
+@node.command()
+@common
+@click.pass_context
+def status(context: click.Context, **given: Any) -> None:
+    """Show whether Calico runs on this host, and the state of its BGP sessions as BIRD has it."""
+    _need_root()
+    session = session_of(context, given)
+    settings = Settings.from_env(os.environ)
+    if not detached.running(settings.run_dir):
+        click.echo(report.NO_PROCESS)
+        raise click.exceptions.Exit(1)
+    click.echo(f"{report.PROCESS}\n")
+    client = _bird(settings.run_dir)
+    if client is None:
+        click.echo(report.NO_BACKEND)
+        return
+    found = report.rows(client.protocols())
+    click.echo(report.tables(found))
+    click.echo(report.summary(client.status(), found))
+    if not all(row.established for row in found):
+        for hint in report.hints(found, _node_names(session)):
+            click.echo(hint)
+
+
+def _bird(run_dir: Path) -> BirdClient | None:
+    client = BirdClient(run_dir / SOCKET_NAME)
+    try:
+        client.status()
+    except RoutingError as error:
+        if "not running" not in str(error):
+            raise
+        return None
+    return client
+
+
+def _node_names(session: Session) -> dict[str, str]:
+    """Address -> node, as far as the datastore can be asked; the sessions are told without it too."""
+    try:
+        nodes = session.store.resources(Node).list(Deadline(_LOOKUP_SECONDS)).items
+    except CalicoError:
+        return {}
+    return {address: one.value.name for one in nodes for address in node_addresses(one.value)}
+
+
+# -- stop and reset --------------------------------------------------------------------------------------------------
+@node.command()
+def stop() -> None:
+    """End Calico on this host. Containers keep their links, routes and policy: traffic goes on.
+
+    Other hosts keep their routes to this one for two minutes (BGP graceful restart), then until `node run` they lose them.
+    """
+    _need_root()
+    settings = Settings.from_env(os.environ)
+    pid = detached.stop(settings.run_dir)
+    if pid is None:
+        click.echo(report.NO_PROCESS)
+    else:
+        click.echo(f"Stopped calico-node (process {pid})" if pid else "Stopped what a killed calico-node had left")
+
+
+@node.command()
+@click.option("--force", is_flag=True, help="Also while containers are connected, or other hosts use this host's etcd.")
+@common
+@click.pass_context
+def reset(context: click.Context, force: bool, **given: Any) -> None:
+    """End Calico on this host and remove all that it has put there: links, routes, rules, files, its node in etcd.
+
+    With an etcd of this host's own, its data goes too.
+    """
+    _need_root()
+    session = session_of(context, given)
+    settings = Settings.from_env(os.environ)
+    if not force:
+        _refuse_loss(settings, session)
+    unreachable = ""
+    if not _own_etcd(settings):
+        unreachable = _stop_and_forget(settings, session)
+    elif detached.stop(settings.run_dir, graceful=False) is not None:
+        click.echo("Stopped calico-node")
+    for line in resetting.reset(settings):
+        click.echo(line)
+    click.echo("This host is bare")
+    if unreachable:
+        raise NodeError(f"Node({settings.node_name}) is still in the datastore: {unreachable}")
+
+
+def _own_etcd(settings: Settings) -> bool:
+    return settings.datastore.is_default and embedded.data_dir(settings).exists()
+
+
+def _refuse_loss(settings: Settings, session: Session) -> None:
+    links = resetting.container_links()
+    if links:
+        raise NodeError(
+            f"{len(links)} containers are connected ({', '.join(links[:5])}…): remove them first, or give --force"
+        )
+    if _own_etcd(settings):
+        others = sorted(set(_node_names(session).values()) - {settings.node_name})
+        if others:
+            raise NodeError(
+                f"other hosts use the etcd of this one ({', '.join(others)}), and its data would be lost: "
+                "run `calicoctl node reset` there first, or give --force"
+            )
+
+
+def _stop_and_forget(settings: Settings, session: Session) -> str:
+    """Stop, then delete the node with all that belongs to it; why that was not possible, or an empty text."""
+    if detached.stop(settings.run_dir, graceful=False) is not None:
+        click.echo("Stopped calico-node")
+    try:
+        cascade.delete(session, Node(metadata=Metadata(name=settings.node_name)))
+        click.echo(f"Deleted Node({settings.node_name}) from the datastore")
+    except NotFound:
+        pass
+    except CalicoError as error:
+        return str(error)
+    return ""
+
+
+__all__ = ["node"]
