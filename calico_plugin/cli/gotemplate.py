@@ -74,7 +74,7 @@ def _parse(pieces: list[tuple[str, str]], position: int, ends: tuple[str, ...]) 
     nodes: list[_Node] = []
     while position < len(pieces):
         kind, text = pieces[position]
-        word = text.split(None, 1)[0] if text else ""
+        word = (text.split(None, 1) or [""])[0]
         if kind == "text":
             nodes.append(_Text(text))
             position += 1

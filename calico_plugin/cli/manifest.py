@@ -50,6 +50,9 @@ class Manifest:
         metadata = self.document.get("metadata")
         return str(metadata.get("name", "")) if isinstance(metadata, Mapping) else ""
 
+    def __str__(self) -> str:
+        return f"{self.kind}({self.name}): " if self.kind in KINDS and self.name else ""
+
     def place(self, path: str) -> str:
         """`<file>:<line>` of a member, or of the nearest one around it that is there."""
         shorter = path.lower()
@@ -68,7 +71,7 @@ class ManifestError(InvalidInput):
 
 def problems_error(manifest: Manifest, problems: Sequence[Problem]) -> ManifestError:
     """The error for what is wrong with one manifest."""
-    return ManifestError([f"{manifest.place(problem.path)}: {problem}" for problem in problems])
+    return ManifestError([f"{manifest.place(problem.path)}: {manifest}{problem}" for problem in problems])
 
 
 def read(path: str, recursive: bool = False) -> list[Manifest]:

@@ -56,7 +56,10 @@ def _resource(manifest: Manifest, namespace: str, new: bool) -> Resource:
     document, problems = schema.shape(manifest.document, manifest.kind)
     if problems:
         raise problems_error(manifest, problems)
-    resource = placed(typed(document, manifest.kind), namespace)
+    try:
+        resource = placed(typed(document, manifest.kind), namespace)
+    except InvalidInput as error:
+        raise problems_error(manifest, [Problem(error.field, error.value, error.hint)]) from error
     found = list(_problems(defaults.fill(resource)))
     if new and resource.metadata.resource_version:
         found.append(Problem("metadata.resourceVersion", resource.metadata.resource_version, "must not be set on create"))

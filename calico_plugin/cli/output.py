@@ -11,7 +11,6 @@ from calico_plugin.errors import InvalidInput
 from calico_plugin.model.problem import did_you_mean
 
 _GAP = "   "
-_MIN_WIDTH = 5
 _PLAIN = ("ps", "wide", "yaml", "yml", "json")
 _WITH_VALUE = ("custom-columns", "go-template", "go-template-file")
 
@@ -57,7 +56,7 @@ def _read(path: str) -> str:
 
 def table(headings: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     """Columns padded to the longest cell and three blanks, also after the last; a blank line at the end."""
-    widths = [max(_MIN_WIDTH, *(len(row[index]) for row in (headings, *rows))) for index in range(len(headings))]
+    widths = [max(len(row[index]) for row in (headings, *rows)) for index in range(len(headings))]
     lines = ["".join(cell.ljust(width) + _GAP for cell, width in zip(row, widths)) for row in (headings, *rows)]
     return "\n".join(lines) + "\n\n"
 

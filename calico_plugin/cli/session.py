@@ -100,7 +100,7 @@ def common(command: Command) -> Command:
     """`-c/--config` and the like may stand after the command as well as before it (node-and-cli 4.2)."""
     for option in (
         click.option("-c", "--config", "command_config", type=click.Path(path_type=Path), help="Connection settings."),
-        click.option("--context", "context", hidden=True, help="Accepted for compatibility; names a Kubernetes context."),
+        click.option("--context", "kubernetes_context", hidden=True, help="Accepted for compatibility; names a Kubernetes context."),
         click.option("--allow-version-mismatch", "command_mismatch", is_flag=True, help="Work on a cluster of another version."),
     ):
         command = option(command)
@@ -112,5 +112,5 @@ def session_of(context: click.Context, given: dict[str, Any]) -> Session:
     session: Session = context.find_root().obj
     session.config = given.pop("command_config", None) or session.config
     session.allow_version_mismatch = given.pop("command_mismatch", False) or session.allow_version_mismatch
-    given.pop("context", None)
+    given.pop("kubernetes_context", None)
     return session

@@ -43,7 +43,7 @@ def _flag(value: bool) -> str:
 
 
 def _short(text: str) -> str:
-    return text[:_MAX_NETS] + "..." if len(text) > _MAX_NETS else text
+    return text[:_MAX_NETS - 3] + "..." if len(text) > _MAX_NETS else text
 
 
 def number(value: int | float | None) -> str:

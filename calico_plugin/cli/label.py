@@ -1,0 +1,74 @@
+"""`calicoctl label KIND NAME key=value` and `--remove`."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import click
+from msgspec.structs import replace
+
+from calico_plugin.cli import objects
+from calico_plugin.cli.kinds import kind_of
+from calico_plugin.cli.session import Session, common, session_of
+from calico_plugin.errors import InvalidInput, NotFound
+from calico_plugin.model.resources import KINDS, Metadata, Resource
+from calico_plugin.model.validation import text
+
+
+@click.command()
+@click.argument("kind")
+@click.argument("name")
+@click.argument("labels", nargs=-1, required=True)
+@click.option("--overwrite", is_flag=True, help="Change a label that is set to something else.")
+@click.option("--remove", is_flag=True, help="Remove the label; give its name without a value.")
+@click.option("-n", "--namespace", default="", help="Namespace of the object (default: default).")
+@common
+@click.pass_context
+def label(
+    context: click.Context, kind: str, name: str, labels: tuple[str, ...], overwrite: bool, remove: bool, namespace: str, **given: Any
+) -> None:
+    """Set a label (KEY=VALUE) of an object, or remove it (KEY --remove).
+
+    \b
+    calicoctl label node host1 rack=r1
+    calicoctl label node host1 rack --remove
+    """
+    session = session_of(context, given)
+    resource = objects.placed(KINDS[kind_of(kind)].type(kind=kind_of(kind), metadata=Metadata(name=name)), namespace)
+    for change in labels:
+        key, equals, value = change.partition("=")
+        _check(key, equals, value, remove)
+        done = _remove(session, resource, key) if remove else _set(session, resource, key, value, overwrite)
+        click.echo(f"Successfully {done} {kind} {name}")
+
+
+def _check(key: str, equals: str, value: str, remove: bool) -> None:
+    if remove and equals:
+        raise InvalidInput("LABEL", f"{key}={value}", f"write {key} --remove, without a value")
+    if not remove and not equals:
+        raise InvalidInput("LABEL", key, f"write {key}=VALUE, or {key} --remove")
+    fault = text.label_key_fault(key) or ("" if remove else text.label_value_fault(value))
+    if fault:
+        raise InvalidInput("LABEL", f"{key}{equals}{value}", fault)
+
+
+def _set(session: Session, resource: Resource, key: str, value: str, overwrite: bool) -> str:
+    current = session.resources.get(resource.kind, resource.name, session.deadline(), resource.namespace).value
+    old = current.labels.get(key)
+    if old not in (None, value) and not overwrite:
+        raise InvalidInput("LABEL", f"{key}={value}", f"{resource} has {key}={old} already; use '--overwrite' to change it")
+    _write(session, current, current.labels | {key: value})
+    return f"set label {key} on" if old is None else f"updated label {key} on"
+
+
+def _remove(session: Session, resource: Resource, key: str) -> str:
+    current = session.resources.get(resource.kind, resource.name, session.deadline(), resource.namespace).value
+    if key not in current.labels:
+        raise NotFound(f"label {key} of {resource}")
+    _write(session, current, {name: value for name, value in current.labels.items() if name != key})
+    return f"removed label {key} from"
+
+
+def _write(session: Session, current: Resource, labels: dict[str, str]) -> None:
+    metadata = replace(current.metadata, labels=labels, resource_version="")
+    session.resources.replace(replace(current, metadata=metadata), session.deadline())
