@@ -1,0 +1,174 @@
+"""Docker's requests: what is taken, what is refused, and with which words."""
+
+from __future__ import annotations
+
+import json
+from ipaddress import ip_address, ip_network
+from typing import Any
+
+import pytest
+
+from calico_plugin.driver import wire
+from calico_plugin.errors import InvalidInput, Unsupported
+
+NETWORK, ENDPOINT = "a" * 64, "e" * 64
+
+
+def body(**members: Any) -> bytes:
+    return json.dumps(members).encode() + b"\n"
+
+
+def network(**members: Any) -> bytes:
+    return body(NetworkID=NETWORK, **members)
+
+
+@pytest.mark.parametrize(
+    "parse",
+    [
+        wire.create_network, wire.network_id, wire.create_endpoint, wire.endpoint_call, wire.request_pool,
+        wire.request_address, wire.release_address, wire.pool_id, wire.allocate_network,
+    ],
+)  # fmt: skip
+@pytest.mark.parametrize("data", [b"", b"\n", b"not json", b"[]", b'{"NetworkID": 5, "PoolID": 5}', b"\xff"])
+def test_a_body_that_is_none_is_refused(parse: Any, data: bytes) -> None:
+    """An empty body is a broken-off call sent again: never taken as defaults; nor is anything that is no request."""
+    with pytest.raises(InvalidInput) as refused:
+        parse(data)
+    assert "\n" not in str(refused.value)
+
+
+def test_create_network_takes_what_docker_sends() -> None:
+    """Pools, flags and reserved addresses come out typed; the dummy gateway is no address."""
+    call = wire.create_network(
+        network(
+            Options={
+                "com.docker.network.generic": {"com.docker.network.driver.mtu": "1400"},
+                "com.docker.network.enable_ipv6": True,
+                "com.docker.network.internal": True,
+            },
+            IPv4Data=[
+                {
+                    "AddressSpace": "CalicoLocalAddressSpace",
+                    "Pool": "10.9.0.0/16",
+                    "Gateway": "10.9.0.1/16",
+                    "AuxAddresses": {"router": "10.9.5.77/32"},
+                }
+            ],
+            IPv6Data=[{"AddressSpace": "CalicoLocalAddressSpace", "Pool": "fd00::/64", "Gateway": "::/0"}],
+        )
+    )
+    assert (call.network, call.internal, call.enable_ipv6) == (NETWORK, True, True)
+    assert (call.pools4, call.pools6) == (("10.9.0.0/16",), ("fd00::/64",))
+    assert call.options == wire.NetworkOptions(mtu=1400)
+    assert call.reserved == {ip_address("10.9.0.1"): "gateway", ip_address("10.9.5.77"): "router"}
+
+
+def test_create_network_without_anything_optional() -> None:
+    """Docker leaves members out, or sends null, where there is nothing."""
+    call = wire.create_network(network(Options=None, IPv4Data=None, IPv6Data=None))
+    assert (call.pools4, call.pools6, call.reserved, call.internal) == ((), (), {}, False)
+
+
+def test_an_unknown_option_is_refused_by_name() -> None:
+    """The text names the option and all that are known."""
+    with pytest.raises(Unsupported) as refused:
+        wire.create_network(network(Options={"com.docker.network.generic": {"colour": "blue"}}))
+    text = str(refused.value)
+    assert "colour" in text and all(known in text for known in wire.NETWORK_OPTIONS)
+
+
+@pytest.mark.parametrize("value", ["", "1", "65536", "large", "1500.5", "-9"])
+def test_an_mtu_that_no_link_takes_is_refused(value: str) -> None:
+    with pytest.raises(InvalidInput, match="driver.mtu"):
+        wire.network_options({wire.OPTION_MTU: value})
+
+
+@pytest.mark.parametrize("name", [wire.OPTION_POOL_ROUTES, wire.OPTION_DEFAULT_ROUTE])
+def test_a_switch_is_true_or_false(name: str) -> None:
+    with pytest.raises(InvalidInput, match="true or false"):
+        wire.network_options({name: "maybe"})
+
+
+@pytest.mark.parametrize("space", ["LocalDefault", "GlobalDefault", "null"])
+def test_a_network_with_foreign_addresses_is_refused(space: str) -> None:
+    """Addresses of Docker's own IPAM cannot be routed between hosts: the text says what to add."""
+    with pytest.raises(InvalidInput, match="--ipam-driver calico-ipam"):
+        wire.create_network(network(IPv4Data=[{"AddressSpace": space, "Pool": "172.18.0.0/16"}]))
+
+
+@pytest.mark.parametrize("identifier", ["", "a/b", "../x", "a b", "-x", "x" * 200, "ä"])
+def test_an_identifier_that_cannot_be_part_of_a_key_is_refused(identifier: str) -> None:
+    with pytest.raises(InvalidInput, match="EndpointID"):
+        wire.endpoint_call(network(EndpointID=identifier))
+
+
+def test_a_swarm_id_is_an_identifier() -> None:
+    """25 characters, not hex."""
+    assert wire.network_id(body(NetworkID="q1w2e3r4t5z6u7i8o9p0a1s2d")) == "q1w2e3r4t5z6u7i8o9p0a1s2d"
+
+
+def test_create_endpoint_takes_both_families_and_a_mac() -> None:
+    interface = {"Address": "10.77.0.2/32", "AddressIPv6": "fd00::2/128", "MacAddress": "02-42-AC-1F-00-07"}
+    call = wire.create_endpoint(network(EndpointID=ENDPOINT, Interface=interface, Options={"k": {"deep": 1}}))
+    assert call.addresses == (ip_address("10.77.0.2"), ip_address("fd00::2"))
+    assert call.mac == "02:42:ac:1f:00:07"
+
+
+@pytest.mark.parametrize("mac", ["02:42", "zz:zz:zz:zz:zz:zz", "01:00:5e:00:00:01", "00:00:00:00:00:00"])
+def test_a_mac_that_is_no_stations_is_refused(mac: str) -> None:
+    with pytest.raises(InvalidInput, match="MacAddress"):
+        wire.create_endpoint(network(EndpointID=ENDPOINT, Interface={"Address": "10.0.0.1/32", "MacAddress": mac}))
+
+
+@pytest.mark.parametrize("interface", [None, {}, {"Address": "", "AddressIPv6": ""}])
+def test_an_endpoint_without_address_is_refused(interface: Any) -> None:
+    with pytest.raises(InvalidInput, match="calico-ipam"):
+        wire.create_endpoint(network(EndpointID=ENDPOINT, Interface=interface))
+
+
+@pytest.mark.parametrize("address", ["10.0.0", "0.0.0.0/0", "127.0.0.1/32", "224.0.0.1/32", "ten"])
+def test_an_address_that_no_container_can_have_is_refused(address: str) -> None:
+    with pytest.raises(InvalidInput, match="Interface.Address"):
+        wire.create_endpoint(network(EndpointID=ENDPOINT, Interface={"Address": address}))
+
+
+def test_request_pool() -> None:
+    """Subnet, range and options; the version follows the subnet."""
+    call = wire.request_pool(body(AddressSpace="L", Pool="10.9.0.0/16", SubPool="10.9.5.0/24", Options={"inside-pool": "true"}, V6=False))
+    assert (call.pool, call.range) == (ip_network("10.9.0.0/16"), ip_network("10.9.5.0/24"))
+    assert (call.version, call.inside) == (4, True)
+    assert wire.request_pool(body(AddressSpace="L", Pool="", V6=True, Options=None)).version == 6
+
+
+@pytest.mark.parametrize("pool,inner", [("10.9.0.0/16", "10.8.0.0/24"), ("", "10.9.5.0/24"), ("10.9.0.0/16", "fd00::/64")])
+def test_a_range_outside_of_its_subnet_is_refused(pool: str, inner: str) -> None:
+    with pytest.raises(InvalidInput, match="--ip-range"):
+        wire.request_pool(body(Pool=pool, SubPool=inner))
+
+
+def test_an_unknown_ipam_option_is_refused_by_name() -> None:
+    with pytest.raises(Unsupported, match="colour.*inside-pool"):
+        wire.request_pool(body(Pool="", Options={"colour": "blue"}))
+
+
+@pytest.mark.parametrize("pool", ["10.9.0.1/16", "10.9.0.0/33", "10.9.0.0/16/2", "pool"])
+def test_a_subnet_that_is_no_network_is_refused_with_its_text(pool: str) -> None:
+    with pytest.raises(InvalidInput) as refused:
+        wire.request_pool(body(Pool=pool))
+    assert pool in str(refused.value)
+
+
+def test_request_address_knows_a_gateway() -> None:
+    options = {"RequestAddressType": "com.docker.network.gateway"}
+    call = wire.request_address(body(PoolID="CalicoPoolIPv4", Address="10.9.0.1", Options=options))
+    assert call == wire.RequestAddress("CalicoPoolIPv4", ip_address("10.9.0.1"), True)
+
+
+@pytest.mark.parametrize("address", ["0.0.0.0", "::"])
+def test_the_dummy_gateway_given_back_is_no_address(address: str) -> None:
+    """`network rm` hands 0.0.0.0 and :: back: nothing is to be done."""
+    assert wire.release_address(body(PoolID="CalicoPoolIPv4", Address=address)).address is None
+
+
+def test_an_error_is_one_line_under_both_keys() -> None:
+    assert json.loads(wire.error("two\nlines  here")) == {"Err": "two lines here", "Error": "two lines here"}
