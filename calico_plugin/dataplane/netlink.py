@@ -270,6 +270,9 @@ def refusal(what: str, errno: int, explanation: str) -> DataplaneError:
 def _open(netns: str | None, protocol: int = NETLINK_ROUTE) -> socket.socket:
     if netns is None:
         return socket.socket(socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_CLOEXEC, protocol)
+    # The library would make a namespace that is not there.
+    if not os.path.exists(netns if "/" in netns else f"/run/netns/{netns}"):
+        raise DataplaneError(f"network namespace {netns} cannot be entered: it does not exist", errnos.ENOENT)
     # Imported here: pyroute2 costs 20 MB, which the driver, always in its own namespace, never needs.
     from pyroute2.netns import create_socket
 
