@@ -285,7 +285,7 @@ class Allocator:
             if attempt >= _PATIENT_TRIES:
                 self._sleep(min(deadline.left(), random.uniform(0, min(_LONGEST_PAUSE, 0.001 * 2 ** min(attempt, 8)))))
         raise Conflict(
-            "addresses could not be given or taken", hint=f"others changed the same blocks {_TRIES} times running; try again"
+            "addresses could not be given or taken", hint=f"others changed the same blocks {_TRIES} times; try again"
         )
 
     def _by_block(

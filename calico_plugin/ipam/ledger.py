@@ -30,10 +30,14 @@ _KEPT = 4096
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """A key as last seen: its value (None: absent; CorruptValue: does not parse) and mod_revision (0: absent)."""
+    """A key as last seen: its value (None: absent; CorruptValue: does not parse) and mod_revision (0: absent).
+
+    `resting`: a block that has, or had when it was read, addresses in cooldown.
+    """
 
     value: Stored | CorruptValue | None
     revision: int
+    resting: bool = False
 
 
 ABSENT = Entry(None, 0)
@@ -152,11 +156,12 @@ class Ledger:
             value: Stored | CorruptValue = codec.decode(_kind_of(key), key, item.value)
         except CorruptValue as error:
             value = error
-        self._set(key, Entry(value, item.revision))
+        self._set(key, Entry(value, item.revision, resting=b'"releasedAt"' in item.value))
 
     def store(self, key: str, value: Stored | None, revision: int) -> None:
         """A key as we have just written it."""
-        self._set(key, ABSENT if value is None else Entry(value, revision))
+        resting = isinstance(value, Block) and any(one.released_at for one in value.attributes or ())
+        self._set(key, ABSENT if value is None else Entry(value, revision, resting))
 
     def forget(self, forgotten: Iterable[str]) -> None:
         """After a commit with unknown outcome."""

@@ -117,7 +117,7 @@ class Turn:
         if found is None:
             return None
         assert isinstance(found, Block)
-        if not found.attributes:
+        if block_key(cidr) in self._writes or not self._reads[block_key(cidr)].resting:
             return found
         return arithmetic.collect(found, self.now, self.inputs.config.ip_cooldown_seconds)
 

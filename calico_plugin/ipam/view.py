@@ -9,7 +9,7 @@ can cost a second try, never a wrong answer; for that second try the allocator r
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Iterable, Mapping, Protocol, Type, TypeVar
+from typing import Iterable, Mapping, Protocol, Sequence, Type, TypeVar
 
 from calico_plugin.datastore.kv import KV, Compare, KeyValue
 from calico_plugin.deadline import Deadline
@@ -25,6 +25,7 @@ T = TypeVar("T", IPPool, IPReservation)
 
 POOLS = keys.kind_prefix("IPPool")
 RESERVATIONS = keys.kind_prefix("IPReservation")
+NODES = keys.kind_prefix("Node")
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -73,8 +74,8 @@ def inputs_of(
     config: IPAMConfig | None,
     config_revision: int,
 ) -> Inputs:
-    """Inputs from typed values: pools as (object, key, mod_revision) in name order, and the revision of the list of
-    reservations.
+    """Inputs from typed values: pools as (object, key, mod_revision) in name order; `reservations_revision` is the
+    highest mod_revision among the reservations, or that of their listing.
     """
     found = (pool_of(resource, key, revision) for resource, key, revision in pools)
     reserved = [cidr for reservation in reservations for cidr in _cidrs(reservation)]
@@ -105,20 +106,62 @@ class DirectView:
         self._kv = kv
 
     def inputs(self, deadline: Deadline) -> Inputs:
-        pools = self._kv.list(POOLS, deadline)
-        reservations = self._kv.list(RESERVATIONS, deadline)
-        config = self._kv.get(keys.IPAM_CONFIG, deadline)
-        return inputs_of(
-            [(pool, item.key, item.revision) for item in pools.items if (pool := _readable(IPPool, item))],
-            [reserved for item in reservations.items if (reserved := _readable(IPReservation, item))],
-            reservations.revision,
-            codec.decode(IPAMConfig, config.key, config.value) if config else None,
-            config.revision if config else 0,
-        )
+        pools = self._kv.list(POOLS, deadline).items
+        reservations = self._kv.list(RESERVATIONS, deadline).items
+        return _inputs(pools, reservations, self._kv.get(keys.IPAM_CONFIG, deadline))
 
     def node(self, name: str, deadline: Deadline) -> NodeView | None:
-        item = self._kv.get(keys.resource("Node", name), deadline)
-        return NodeView(codec.decode(Node, item.key, item.value).labels, item.revision) if item else None
+        return _node(self._kv.get(NODES + name, deadline))
+
+
+class Source(Protocol):
+    """The part of a watch-fed cache that `CachedView` needs: `datastore.cache.Cache` has it."""
+
+    def get(self, key: str) -> KeyValue | None: ...
+
+    def items(self, prefix: str) -> list[KeyValue]: ...
+
+    def version_of(self, prefix: str) -> int: ...
+
+
+class CachedView:
+    """Answers from a cache that follows `PREFIXES`; inputs are worked out anew only when something of them changed."""
+
+    PREFIXES = (POOLS, RESERVATIONS, keys.IPAM_CONFIG, NODES)
+
+    def __init__(self, source: Source) -> None:
+        self._source = source
+        self._made: tuple[tuple[int, ...], Inputs] | None = None
+
+    def inputs(self, deadline: Deadline) -> Inputs:
+        version = tuple(self._source.version_of(prefix) for prefix in self.PREFIXES[:3])
+        made = self._made
+        if made is None or made[0] != version:
+            # Read after the version: at worst the same is worked out once more.
+            made = self._made = (version, self._work_out())
+        return made[1]
+
+    def node(self, name: str, deadline: Deadline) -> NodeView | None:
+        return _node(self._source.get(NODES + name))
+
+    def _work_out(self) -> Inputs:
+        return _inputs(
+            self._source.items(POOLS), self._source.items(RESERVATIONS), self._source.get(keys.IPAM_CONFIG)
+        )
+
+
+def _inputs(pools: Iterable[KeyValue], reservations: Sequence[KeyValue], config: KeyValue | None) -> Inputs:
+    return inputs_of(
+        [(pool, item.key, item.revision) for item in pools if (pool := _readable(IPPool, item))],
+        [reserved for item in reservations if (reserved := _readable(IPReservation, item))],
+        max((item.revision for item in reservations), default=0),
+        codec.decode(IPAMConfig, config.key, config.value) if config else None,
+        config.revision if config else 0,
+    )
+
+
+def _node(item: KeyValue | None) -> NodeView | None:
+    return NodeView(codec.decode(Node, item.key, item.value).labels, item.revision) if item else None
 
 
 def _readable(kind: Type[T], item: KeyValue) -> T | None:
