@@ -178,4 +178,4 @@ def test_a_name_that_is_too_long_is_refused_with_the_kernels_words(netns: str) -
 
 def test_a_namespace_that_is_not_there(netns: str) -> None:
     with pytest.raises(DataplaneError, match="cannot be entered"):
-        NetlinkPool("cveth-no-such-namespace/none")
+        NetlinkPool("cveth-no-such-namespace")
