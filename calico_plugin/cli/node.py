@@ -214,7 +214,7 @@ def status(context: click.Context, **given: Any) -> None:
         click.echo(report.NO_BACKEND)
         return
     found = report.rows(client.protocols())
-    click.echo(report.tables(found))
+    click.echo(report.tables(found), nl=False)
     click.echo(report.summary(client.status(), found))
     if not all(row.established for row in found):
         for hint in report.hints(found, _node_names(session)):
@@ -241,12 +241,12 @@ def _node_names(session: Session) -> dict[str, str]:
     return {address: one.value.name for one in nodes for address in node_addresses(one.value)}
 
 
-# -- stop and reset --------------------------------------------------------------------------------------------------
+# -- stop and reset -----
 @node.command()
 def stop() -> None:
     """End Calico on this host. Containers keep their links, routes and policy: traffic goes on.
 
-    Other hosts keep their routes to this one for two minutes (BGP graceful restart), then until `node run` they lose them.
+    Other hosts keep their routes to this one for two minutes (BGP graceful restart), then they lose them.
     """
     _need_root()
     settings = Settings.from_env(os.environ)

@@ -88,17 +88,24 @@ def _body(found: Sequence[Row], version: int) -> str:
 
 def _table(cells: Sequence[tuple[str, ...]]) -> str:
     wrapped = [[*([part] for part in row[:-1]), textwrap.wrap(row[-1], _INFO_WIDTH) or [""]] for row in cells]
+    # As the original: a wrapped column is as wide as its longest cell before wrapping, up to the limit.
+    full = max((min(len(row[-1]), _INFO_WIDTH) for row in cells), default=0)
     widths = [
         max(len(heading), *(len(line) for row in wrapped for line in row[column]))
         for column, heading in enumerate(HEADINGS)
     ]
+    widths[-1] = max(widths[-1], full)
     rule = "+" + "+".join("-" * (width + 2) for width in widths) + "+"
-    lines = [rule, _line(heading.center(width) for heading, width in zip(HEADINGS, widths)), rule]
+    lines = [rule, _line(_centred(heading, width) for heading, width in zip(HEADINGS, widths)), rule]
     for row in wrapped:
         for number in range(max(len(part) for part in row)):
             texts = (part[number] if number < len(part) else "" for part in row)
             lines.append(_line(text.ljust(width) for text, width in zip(texts, widths)))
     return "\n".join([*lines, rule]) + "\n"
+
+
+def _centred(text: str, width: int) -> str:
+    return (" " * ((width - len(text)) // 2) + text).ljust(width)
 
 
 def _line(parts: Iterable[str]) -> str:

@@ -54,7 +54,7 @@ def report_name(settings: Settings, environ: dict[str, str]) -> None:
             f"endpoints of the old name are left behind; `calicoctl delete node {kept}` removes them"
         )
     if source == "the host's name":
-        log.warning("NODENAME is not set: set it, so that a change of the host's name makes no second node")
+        log.info(f"NODENAME is not set: the name is kept in {settings.nodename_file}; an explicit name is recommended")
 
 
 def wait_for_datastore(store: Store, wait: bool, sleep: Callable[[float], None] = time.sleep) -> None:

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import hashlib
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from ipaddress import IPv4Network, IPv6Network, ip_network
 from typing import Iterable
@@ -93,7 +93,12 @@ def render(
     own = bgp_configuration(snapshot, f"node.{node_name}")
     problems = list(planned.problems)
     functions = _filter_functions(snapshot, planned, problems)
-    sessions = tuple(one for one in planned.sessions if _filters_known(one, snapshot, problems))
+    strict_bind = (own.bind_mode or default.bind_mode) == "NodeIP"
+    sessions = tuple(
+        _bound(one, planned) if strict_bind else one
+        for one in planned.sessions
+        if _filters_known(one, snapshot, problems)
+    )
     text = _template().render(
         router_id=_router_id(planned, node_name, router_id),
         wait=GRACEFUL_RESTART_WAIT,
@@ -106,7 +111,7 @@ def render(
         plan=planned,
         debug=_debug(own.log_severity_screen or default.log_severity_screen),
         listen_port=planned.speaker.port if planned.speaker else DEFAULT_PORT,
-        strict_bind=(own.bind_mode or default.bind_mode) == "NodeIP",
+        strict_bind=strict_bind,
         vias=tuple(sorted({(one.peer, one.via, one.version) for one in sessions if one.via})),
         own_protocol=names.ROUTE_PROTOCOL,
         prefix=names.INTERFACE_PREFIX,
@@ -139,6 +144,13 @@ def _router_id(planned: Plan, node_name: str, given: str) -> str:
         first, *rest = hashlib.sha256(node_name.encode()).digest()[:4]
         return ".".join(str(byte) for byte in (first - 32 if first > 223 else first, *rest))
     return given or ipv4 or FALLBACK_ROUTER_ID
+
+
+def _bound(session: Session, planned: Plan) -> Session:
+    """BIRD wants an address to bind to, also where the peer says sourceAddress: None."""
+    if session.source or planned.speaker is None:
+        return session
+    return replace(session, source=planned.speaker.addresses[session.version])
 
 
 def _family(snapshot: Snapshot, node_name: str, version: int) -> Family:
