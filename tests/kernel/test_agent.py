@@ -58,6 +58,8 @@ class Monitors:
     """`ip monitor` and `nft monitor` of a host: what anybody changed meanwhile."""
 
     def __init__(self, host: AgentHost) -> None:
+        # The kernel tells a link's state up to a second after it changed, and nothing says when it has told all.
+        time.sleep(1.2)
         self._files = []
         self._processes = []
         for name, words in (("ip", ["ip", "monitor", "link", "route", "address"]), ("nft", ["nft", "monitor"])):
