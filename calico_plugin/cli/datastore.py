@@ -31,14 +31,23 @@ def datastore() -> None:
 def purge(context: click.Context, yes: bool, force: bool, **given: Any) -> None:
     """Delete every key of Calico's (all under /calico/) from etcd; other keys stay.
 
-    Refused while a node or an endpoint is left: stop calico-node and remove the containers first, then delete the nodes.
+    Refused while a node or an endpoint is left: stop calico-node and remove the containers first, then delete the
+    nodes.
     """
     session = session_of(context, given)
     found = session.kv.list(keys.ROOT, session.deadline(), keys_only=True).items
-    left = [resource for item in found if (resource := keys.parse_resource(item.key)) and resource.kind in ("Node", "WorkloadEndpoint")]
+    left = [
+        resource
+        for item in found
+        if (resource := keys.parse_resource(item.key)) and resource.kind in ("Node", "WorkloadEndpoint")
+    ]
     if left and not force:
-        names = ", ".join(str(resource) for resource in left[:5]) + (f" and {len(left) - 5} more" if len(left) > 5 else "")
-        raise StillInUse(f"the datastore is in use: {names}; remove the containers and delete the nodes first, or use --force")
+        names = ", ".join(str(resource) for resource in left[:5]) + (
+            f" and {len(left) - 5} more" if len(left) > 5 else ""
+        )
+        raise StillInUse(
+            f"the datastore is in use: {names}; remove the containers and delete the nodes first, or use --force"
+        )
     if not yes:
         raise InvalidInput("--yes", None, f"{len(found)} keys under {keys.ROOT} would be deleted; say --yes to do it")
     gone = session.kv.delete_prefix(keys.ROOT, session.deadline())
@@ -53,8 +62,12 @@ def _family(key: str) -> str:
     if resource:
         return resource.kind
     for prefix, name in (
-        (keys.BLOCKS, "IPAM blocks"), (keys.HANDLES, "IPAM handles"), (keys.AFFINITIES, "IPAM block affinities"),
-        (keys.IPAM, "IPAM configuration"), (keys.FELIX, "status"), (keys.NETWORKS, "Docker networks"),
+        (keys.BLOCKS, "IPAM blocks"),
+        (keys.HANDLES, "IPAM handles"),
+        (keys.AFFINITIES, "IPAM block affinities"),
+        (keys.IPAM, "IPAM configuration"),
+        (keys.FELIX, "status"),
+        (keys.NETWORKS, "Docker networks"),
     ):
         if key.startswith(prefix):
             return name

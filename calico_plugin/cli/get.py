@@ -42,7 +42,13 @@ class Found:
 @click.option("-f", "--filename", help="Show the objects that this file, directory or - (standard input) names.")
 @click.option("-R", "--recursive", is_flag=True, help="Read the directory with all below it.")
 @click.option("--skip-empty", is_flag=True, help="A file without objects is no error.")
-@click.option("-o", "--output", "form", default="ps", help="ps, wide, yaml, json, custom-columns=A,B, go-template=T, go-template-file=F.")
+@click.option(
+    "-o",
+    "--output",
+    "form",
+    default="ps",
+    help="ps, wide, yaml, json, custom-columns=A,B, go-template=T, go-template-file=F.",
+)
 @click.option("-n", "--namespace", default="", help="Namespace of the objects (default: default).")
 @click.option("-A", "--all-namespaces", "-a", is_flag=True, help="Objects of all namespaces.")
 @click.option("--export", is_flag=True, help="Leave out what belongs to this cluster only.")
@@ -78,7 +84,9 @@ def _wanted(kind: str | None, names: Sequence[str], given: dict[str, Any]) -> tu
         return _wanted_of_file(given), bool(namespace)
     name = kind_of(kind)
     if not KINDS[name].namespaced and (namespace or everywhere):
-        raise InvalidInput("--all-namespaces" if everywhere else "--namespace", namespace or None, f"{name} has no namespace")
+        raise InvalidInput(
+            "--all-namespaces" if everywhere else "--namespace", namespace or None, f"{name} has no namespace"
+        )
     if names and everywhere:
         raise InvalidInput("--all-namespaces", None, "cannot be used with names; give --namespace")
     place = (namespace or ("" if everywhere else "default")) if KINDS[name].namespaced else ""

@@ -1,7 +1,8 @@
 """The part of Go's text templates that people use with `calicoctl get -o go-template=` (node-and-cli 4.4).
 
-Fields, `range`, `if`/`else if`/`else`, `with`, variables are left out; functions: index, len, printf, print, println, eq, ne, lt, gt, and, or, not, join,
-joinAndTruncate. Field names are Go's or the manifest's, in any case; `ObjectMeta` is `metadata`. Source: Go's text/template documentation.
+Fields, `range`, `if`/`else if`/`else`, `with`, variables are left out; functions: index, len, printf, print, println,
+eq, ne, lt, gt, and, or, not, join, joinAndTruncate. Field names are Go's or the manifest's, in any case; `ObjectMeta`
+is `metadata`. Source: Go's text/template documentation.
 """
 
 from __future__ import annotations
@@ -13,7 +14,9 @@ from typing import Any, Callable, Iterator, Mapping, Sequence, Union
 from calico_plugin.errors import InvalidInput
 
 _ACTION = re.compile(r"(\{\{-?\s*)(.*?)(\s*-?\}\})", re.DOTALL)
-_TOKEN = re.compile(r'\s*(?:("(?:[^"\\]|\\.)*"|`[^`]*`)|(-?\d+(?:\.\d+)?)|([()|])|((?:\.[A-Za-z_]\w*)+|\.)|([A-Za-z_]\w*))')
+_TOKEN = re.compile(
+    r'\s*(?:("(?:[^"\\]|\\.)*"|`[^`]*`)|(-?\d+(?:\.\d+)?)|([()|])|((?:\.[A-Za-z_]\w*)+|\.)|([A-Za-z_]\w*))'
+)
 _ALIASES = {"objectmeta": "metadata", "typemeta": "."}
 
 
@@ -56,7 +59,7 @@ def _error(why: str) -> InvalidInput:
 def _pieces(template: str) -> Iterator[tuple[str, str]]:
     position, trim = 0, False
     for match in _ACTION.finditer(template):
-        text = template[position:match.start()]
+        text = template[position : match.start()]
         text = text.lstrip() if trim else text
         yield "text", text.rstrip() if match[1].startswith("{{-") else text
         if not match[2].startswith("/*"):
@@ -79,7 +82,7 @@ def _parse(pieces: list[tuple[str, str]], position: int, ends: tuple[str, ...]) 
             nodes.append(_Text(text))
             position += 1
         elif word in ("range", "with", "if"):
-            scope, position = _parse_scope(pieces, position, word, text[len(word):])
+            scope, position = _parse_scope(pieces, position, word, text[len(word) :])
             nodes.append(scope)
         elif word in ("else", "end"):
             break
@@ -97,7 +100,7 @@ def _parse_scope(pieces: list[tuple[str, str]], position: int, word: str, condit
     otherwise: tuple[_Node, ...] = ()
     text = pieces[position][1]
     if text.startswith("else if "):
-        inner, position = _parse_scope(pieces, position, "if", text[len("else if"):])
+        inner, position = _parse_scope(pieces, position, "if", text[len("else if") :])
         return _Scope(word, expression, body, (inner,)), position
     if text == "else":
         otherwise, position = _parse(pieces, position + 1, ("end",))
@@ -218,17 +221,23 @@ def _index(value: Any, *path: Any) -> Any:
 
 def _format(form: str, *values: Any) -> str:
     return re.sub(r"%([-+ 0]*\d*(?:\.\d+)?)v", r"%\1s", form) % tuple(
-        value if isinstance(value, (int, float)) and not isinstance(value, bool) else _printed(value) for value in values
+        value if isinstance(value, (int, float)) and not isinstance(value, bool) else _printed(value)
+        for value in values
     )
 
 
 _FUNCTIONS: dict[str, Callable[..., Any]] = {
-    "join": _join, "joinAndTruncate": _join, "index": _index, "printf": _format,
+    "join": _join,
+    "joinAndTruncate": _join,
+    "index": _index,
+    "printf": _format,
     "len": lambda value: len(value or ()),
     "print": lambda *values: " ".join(_printed(value) for value in values),
     "println": lambda *values: " ".join(_printed(value) for value in values) + "\n",
-    "eq": lambda left, *right: left in right, "ne": lambda left, right: left != right,
-    "lt": lambda left, right: left < right, "gt": lambda left, right: left > right,
+    "eq": lambda left, *right: left in right,
+    "ne": lambda left, right: left != right,
+    "lt": lambda left, right: left < right,
+    "gt": lambda left, right: left > right,
     "not": lambda value: not value,
     "and": lambda *values: next((value for value in values if not value), values[-1]),
     "or": lambda *values: next((value for value in values if value), values[-1]),

@@ -25,7 +25,14 @@ from calico_plugin.model.validation import text
 @common
 @click.pass_context
 def label(
-    context: click.Context, kind: str, name: str, labels: tuple[str, ...], overwrite: bool, remove: bool, namespace: str, **given: Any
+    context: click.Context,
+    kind: str,
+    name: str,
+    labels: tuple[str, ...],
+    overwrite: bool,
+    remove: bool,
+    namespace: str,
+    **given: Any,
 ) -> None:
     """Set a label (KEY=VALUE) of an object, or remove it (KEY --remove).
 
@@ -56,7 +63,9 @@ def _set(session: Session, resource: Resource, key: str, value: str, overwrite: 
     current = session.resources.get(resource.kind, resource.name, session.deadline(), resource.namespace).value
     old = current.labels.get(key)
     if old not in (None, value) and not overwrite:
-        raise InvalidInput("LABEL", f"{key}={value}", f"{resource} has {key}={old} already; use '--overwrite' to change it")
+        raise InvalidInput(
+            "LABEL", f"{key}={value}", f"{resource} has {key}={old} already; use '--overwrite' to change it"
+        )
     _write(session, current, current.labels | {key: value})
     return f"set label {key} on" if old is None else f"updated label {key} on"
 

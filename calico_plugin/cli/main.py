@@ -1,7 +1,8 @@
-"""The root of calicoctl: its commands, the one place where errors become text and an exit status, and the settings that all share.
+"""The root of calicoctl: its commands, the one place where errors become text and an exit status, and the settings that
+all share.
 
-Exit status: 0 for success (and help), 1 for everything else. Errors go to standard error; a traceback never does (bugs of ours are
-shown in one line, the whole with `--log-level debug`).
+Exit status: 0 for success (and help), 1 for everything else. Errors go to standard error; a traceback never does (bugs
+of ours are shown in one line, the whole with `--log-level debug`).
 """
 
 from __future__ import annotations
@@ -59,7 +60,9 @@ class LazyGroup(click.Group):
         assert isinstance(command, click.Command)
         return command
 
-    def resolve_command(self, ctx: click.Context, args: list[str]) -> tuple[str | None, click.Command | None, list[str]]:
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
         if args and args[0] not in COMMANDS:
             from calico_plugin.model.problem import did_you_mean
 
@@ -72,18 +75,29 @@ class LazyGroup(click.Group):
 
 
 @click.group(cls=LazyGroup, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
-@click.option("-l", "--log-level", type=click.Choice(LEVELS), default="panic", help="How much to log (default: nothing).")
-@click.option("-c", "--config", type=click.Path(path_type=Path), help="Connection settings (default: /etc/calico/calicoctl.cfg).")
+@click.option(
+    "-l", "--log-level", type=click.Choice(LEVELS), default="panic", help="How much to log (default: nothing)."
+)
+@click.option(
+    "-c", "--config", type=click.Path(path_type=Path), help="Connection settings (default: /etc/calico/calicoctl.cfg)."
+)
 @click.option("--allow-version-mismatch", is_flag=True, help="Work on a cluster that another version of Calico runs.")
-@click.option("--context", "kubernetes_context", hidden=True, help="Accepted for compatibility; names a Kubernetes context.")
+@click.option(
+    "--context", "kubernetes_context", hidden=True, help="Accepted for compatibility; names a Kubernetes context."
+)
 @click.version_option(package_name="calico-docker", message="%(version)s")
 @click.pass_context
 def root(
-    context: click.Context, log_level: str, config: Path | None, allow_version_mismatch: bool, kubernetes_context: str | None
+    context: click.Context,
+    log_level: str,
+    config: Path | None,
+    allow_version_mismatch: bool,
+    kubernetes_context: str | None,
 ) -> None:
     """Manage Calico's networks, policies and addresses.
 
-    Where etcd is comes from /etc/calico/calicoctl.cfg (or --config), else from ETCD_ENDPOINTS and the like in the environment.
+    Where etcd is comes from /etc/calico/calicoctl.cfg (or --config), else from ETCD_ENDPOINTS and the like in the
+    environment.
     """
     if log_level not in ("panic", "fatal"):
         from calico_plugin.observe import log
@@ -113,7 +127,8 @@ def run(arguments: Sequence[str], program: str = "calicoctl") -> int:
     except Exception as error:  # the edge: whatever else happens is a bug of ours, told in one line
         if "debug" in arguments:
             raise
-        click.echo(f"Internal error: {type(error).__name__}: {error} (please report it with the output of -l debug)", err=True)
+        advice = "please report it with the output of -l debug"
+        click.echo(f"Internal error: {type(error).__name__}: {error} ({advice})", err=True)
     return 1
 
 
@@ -121,7 +136,8 @@ def text_of(error: CalicoError) -> str:
     """The user's text of an error; for one of etcd's with the advice that people need most."""
     text = str(error)
     if isinstance(error, DatastoreError) and "the default" in text:
-        text += "\nETCD_ENDPOINTS is not set, and sudo drops the environment: use sudo -E, or write /etc/calico/calicoctl.cfg"
+        text += "\nETCD_ENDPOINTS is not set, and sudo drops the environment: use sudo -E"
+        text += ", or write /etc/calico/calicoctl.cfg"
     return text
 
 

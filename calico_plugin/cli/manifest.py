@@ -1,7 +1,9 @@
-"""Reads manifests: YAML 1.1 as the original reads it, or JSON, from files, directories or standard input, with the line of every member.
+"""Reads manifests: YAML 1.1 as the original reads it, or JSON, from files, directories or standard input, with the line
+of every member.
 
-Source: datamodel 2.1, node-and-cli 4.3. Numbers, booleans and nulls are told as Go's YAML reader tells them, which knows no base-60
-numbers and no dates: `64512:100` and `02:42:11:10:00:07` are text, `1e3` is a number, a bare `no` is false.
+Source: datamodel 2.1, node-and-cli 4.3. Numbers, booleans and nulls are told as Go's YAML reader tells them, which
+knows no base-60 numbers and no dates: `64512:100` and `02:42:11:10:00:07` are text, `1e3` is a number, a bare `no` is
+false.
 """
 
 from __future__ import annotations
@@ -34,7 +36,9 @@ _V1_KINDS = ("ipPool", "policy", "profile", "bgpPeer", "node", "hostEndpoint", "
 
 @dataclass(frozen=True)
 class Manifest:
-    """One object as it was read; `lines` maps the path of a member, in lower case, to its line; `source` is the file's name."""
+    """One object as it was read; `lines` maps the path of a member, in lower case, to its line; `source` is the
+    file's name.
+    """
 
     document: Mapping[str, Any]
     source: str
@@ -75,7 +79,9 @@ def problems_error(manifest: Manifest, problems: Sequence[Problem]) -> ManifestE
 
 
 def read(path: str, recursive: bool = False) -> list[Manifest]:
-    """All manifests of a file, of a directory (with `recursive` of all below it), or of standard input (`-`). Raises InvalidInput."""
+    """All manifests of a file, of a directory (with `recursive` of all below it), or of standard input (`-`). Raises
+    InvalidInput.
+    """
     return [manifest for source, text in _texts(path, recursive) for manifest in parse(text, source)]
 
 
@@ -121,7 +127,9 @@ def parse(text: str, source: str) -> list[Manifest]:
 def _check_empty(nodes: list[yaml.Node], index: int, source: str) -> None:
     """An empty document may stand first or last; between others, the original refuses it, and so do we."""
     if 0 < index < len(nodes) - 1:
-        raise ManifestError([f"{source}:{nodes[index].start_mark.line + 1}: document {index + 1} is empty; take out its --- line"])
+        raise ManifestError(
+            [f"{source}:{nodes[index].start_mark.line + 1}: document {index + 1} is empty; take out its --- line"]
+        )
 
 
 def _syntax_error(error: yaml.YAMLError, source: str) -> str:
@@ -158,7 +166,9 @@ class _Reader:
             place = member(path, name)
             if name in result:
                 first = self.lines[place.lower()]
-                raise ManifestError([f"{self.source}:{key.start_mark.line + 1}: {place}: is given twice, first on line {first}"])
+                raise ManifestError(
+                    [f"{self.source}:{key.start_mark.line + 1}: {place}: is given twice, first on line {first}"]
+                )
             self.lines[place.lower()] = key.start_mark.line + 1
             result[name] = self.value(item, place)
         return {**merged, **result}
@@ -168,7 +178,11 @@ class _Reader:
             raise ManifestError([f"{self.source}:{key.start_mark.line + 1}: a member's name must be text"])
         # A bare name such as `n` or `1` becomes what Go makes of it: text of the value (datamodel 2.1).
         value = scalar(key.value) if _is_plain(key) else key.value
-        return {True: "true", False: "false"}[value] if isinstance(value, bool) else str(value if value is not None else "null")
+        return (
+            {True: "true", False: "false"}[value]
+            if isinstance(value, bool)
+            else str(value if value is not None else "null")
+        )
 
 
 def _is_plain(node: yaml.Node) -> bool:
@@ -187,15 +201,19 @@ def scalar(text: str) -> Any:
 
 
 def _objects(value: Any, reader: _Reader, line: int, path: str = "") -> Iterator[Manifest]:
-    """One object, or those of a list. Every one is checked for its kind here, so that no other step meets an unknown one."""
+    """One object, or those of a list. Every one is checked for its kind here, so that no other step meets an unknown
+    one.
+    """
     if isinstance(value, list):
         for index, item in enumerate(value):
             place = f"{path}[{index}]"
             yield from _objects(item, reader, reader.lines.get(place, line), place)
         return
     if not isinstance(value, Mapping):
-        raise ManifestError([f"{reader.source}:{line}: must be a resource with apiVersion, kind, metadata and spec, not {value!r}"])
-    inner = {name[len(path):].removeprefix("."): at for name, at in reader.lines.items() if name.startswith(path)}
+        raise ManifestError(
+            [f"{reader.source}:{line}: must be a resource with apiVersion, kind, metadata and spec, not {value!r}"]
+        )
+    inner = {name[len(path) :].removeprefix("."): at for name, at in reader.lines.items() if name.startswith(path)}
     manifest = Manifest(value, reader.source, line, inner)
     kind = str(value.get("kind", ""))
     if kind.endswith("List") and kind[:-4] in KINDS and isinstance(value.get("items"), list):
@@ -208,7 +226,9 @@ def _objects(value: Any, reader: _Reader, line: int, path: str = "") -> Iterator
 def _check_kind(manifest: Manifest) -> None:
     version, kind = manifest.document.get("apiVersion"), manifest.document.get("kind")
     if version == "v1" and kind in _V1_KINDS:
-        raise problems_error(manifest, [Problem("apiVersion", "v1", f"{kind} is a Calico 1.x or 2.x manifest: convert it first")])
+        raise problems_error(
+            manifest, [Problem("apiVersion", "v1", f"{kind} is a Calico 1.x or 2.x manifest: convert it first")]
+        )
     if not kind:
         raise problems_error(manifest, [Problem("kind", None, f"must be given: one of {', '.join(sorted(KINDS))}")])
     if version != API_VERSION:

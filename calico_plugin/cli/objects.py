@@ -36,7 +36,8 @@ def typed(document: Mapping[str, Any], kind: str) -> Resource:
 
 
 def resources(manifests: Sequence[Manifest], namespace: str = "", *, new: bool = False) -> list[Resource]:
-    """All manifests as resources, checked as far as that goes without the datastore, so that one bad object stops everything.
+    """All manifests as resources, checked as far as that goes without the datastore, so that one bad object stops
+    everything.
 
     Raises ManifestError that names every problem with file, line and path. `new`: a resourceVersion is refused.
     """
@@ -62,7 +63,9 @@ def _resource(manifest: Manifest, namespace: str, new: bool) -> Resource:
         raise problems_error(manifest, [Problem(error.field, error.value, error.hint)]) from error
     found = list(_problems(defaults.fill(resource)))
     if new and resource.metadata.resource_version:
-        found.append(Problem("metadata.resourceVersion", resource.metadata.resource_version, "must not be set on create"))
+        found.append(
+            Problem("metadata.resourceVersion", resource.metadata.resource_version, "must not be set on create")
+        )
     if found:
         raise problems_error(manifest, found)
     return resource
@@ -83,7 +86,8 @@ def placed(resource: Resource, namespace: str) -> Resource:
 def shown(stored: Stored[Any], export: bool = False) -> dict[str, Any]:
     """What a user reads of a stored object: with its resourceVersion, without Calico's own bookkeeping.
 
-    `export` leaves out what belongs to this cluster only. Unknown members are shown as well: the output must be fit to be applied.
+    `export` leaves out what belongs to this cluster only. Unknown members are shown as well: the output must be fit to
+    be applied.
     """
     value: Resource = stored.value
     metadata = defaults.without_own_annotations(value.metadata)

@@ -17,7 +17,9 @@ _WITH_VALUE = ("custom-columns", "go-template", "go-template-file")
 
 @dataclass(frozen=True, slots=True)
 class Form:
-    """How `get` prints: `name` is ps, wide, custom-columns, yaml, json or go-template; `value` is what followed the `=`."""
+    """How `get` prints: `name` is ps, wide, custom-columns, yaml, json or go-template; `value` is what followed the
+    `=`.
+    """
 
     name: str
     value: str = ""
@@ -41,7 +43,9 @@ def parse_form(text: str) -> Form:
         hint = f"unrecognized output format {text!r}{did_you_mean(name, (*_PLAIN, *_WITH_VALUE))}; known: {known}"
         raise InvalidInput("--output", text, hint)
     if not value:
-        raise InvalidInput("--output", text, f"write {name}=" + ("HEADING,HEADING" if name == "custom-columns" else "TEMPLATE"))
+        raise InvalidInput(
+            "--output", text, f"write {name}=" + ("HEADING,HEADING" if name == "custom-columns" else "TEMPLATE")
+        )
     if name == "go-template-file":
         return Form("go-template", _read(value))
     return Form(name, value)

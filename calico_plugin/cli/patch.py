@@ -21,11 +21,15 @@ _TYPES = ("strategic", "merge")
 @click.argument("kind")
 @click.argument("name")
 @click.option("-p", "--patch", "text", help="The members to change, as JSON; null removes one.")
-@click.option("-t", "--type", "form", default="strategic", help="strategic or merge: both merge members and replace lists.")
+@click.option(
+    "-t", "--type", "form", default="strategic", help="strategic or merge: both merge members and replace lists."
+)
 @click.option("-n", "--namespace", default="", help="Namespace of the object (default: default).")
 @common
 @click.pass_context
-def patch(context: click.Context, kind: str, name: str, text: str | None, form: str, namespace: str, **given: Any) -> None:
+def patch(
+    context: click.Context, kind: str, name: str, text: str | None, form: str, namespace: str, **given: Any
+) -> None:
     """Change some members of an object.
 
     \b
@@ -49,7 +53,7 @@ def patch(context: click.Context, kind: str, name: str, text: str | None, form: 
 
 def _parse(text: str | None) -> Mapping[str, Any]:
     if not text:
-        raise InvalidInput("--patch", None, "give the members to change, such as -p '{\"spec\": {\"disabled\": true}}'")
+        raise InvalidInput("--patch", None, 'give the members to change, such as -p \'{"spec": {"disabled": true}}\'')
     try:
         change = json.loads(text)
     except ValueError as error:

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from calico_plugin.datastore.kv import KV
     from calico_plugin.datastore.resources import ResourceClient
     from calico_plugin.datastore.store import Store
+    from calico_plugin.ipam import Allocator
 
 SECONDS = 15.0
 Command = TypeVar("Command", bound=Callable[..., Any])
@@ -72,6 +73,14 @@ class Session:
         self._check_version()
         return ResourceClient(self.store, check)
 
+    @cached_property
+    def allocator(self) -> Allocator:
+        """IPAM, with the policy engine's selector matcher."""
+        from calico_plugin.ipam import Allocator
+        from calico_plugin.policy import selector
+
+        return Allocator(self.kv, lambda text, labels: selector.parse(text or "all()").match(labels))
+
     def _check_version(self) -> None:
         """Refuse a cluster of another version; ours leaves its version empty, which skips the check (datamodel 5.4)."""
         if self.allow_version_mismatch:
@@ -100,8 +109,15 @@ def common(command: Command) -> Command:
     """`-c/--config` and the like may stand after the command as well as before it (node-and-cli 4.2)."""
     for option in (
         click.option("-c", "--config", "command_config", type=click.Path(path_type=Path), help="Connection settings."),
-        click.option("--context", "kubernetes_context", hidden=True, help="Accepted for compatibility; names a Kubernetes context."),
-        click.option("--allow-version-mismatch", "command_mismatch", is_flag=True, help="Work on a cluster of another version."),
+        click.option(
+            "--context",
+            "kubernetes_context",
+            hidden=True,
+            help="Accepted for compatibility; names a Kubernetes context.",
+        ),
+        click.option(
+            "--allow-version-mismatch", "command_mismatch", is_flag=True, help="Work on a cluster of another version."
+        ),
     ):
         command = option(command)
     return command

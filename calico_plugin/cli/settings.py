@@ -1,6 +1,7 @@
 """How calicoctl reaches the datastore: the configuration file if there is one, else the environment (node-and-cli 4.1).
 
-The file wins as a whole: a setting that it lacks is not looked for in the environment. Every error names the source that was used.
+The file wins as a whole: a setting that it lacks is not looked for in the environment. Every error names the source
+that was used.
 """
 
 from __future__ import annotations
@@ -17,8 +18,11 @@ DEFAULT_FILE = Path("/etc/calico/calicoctl.cfg")
 
 _FORMS = {(API_VERSION, "CalicoAPIConfig"): "etcdv3", ("v1", "calicoApiConfig"): "etcdv2"}
 _FIELDS = {
-    "etcdUsername": "username", "etcdPassword": "password", "etcdKeyFile": "key_file",
-    "etcdCertFile": "cert_file", "etcdCACertFile": "ca_cert_file",
+    "etcdUsername": "username",
+    "etcdPassword": "password",
+    "etcdKeyFile": "key_file",
+    "etcdCertFile": "cert_file",
+    "etcdCACertFile": "ca_cert_file",
 }
 _KNOWN = ("datastoreType", "etcdEndpoints", "etcdAuthority", "etcdScheme", *_FIELDS)
 
@@ -61,7 +65,9 @@ def _check_form(document: Mapping[str, Any], name: str) -> None:
     form = (document.get("apiVersion"), document.get("kind"))
     if form not in _FORMS:
         raise InvalidInput(
-            f"{name}: apiVersion and kind", f"{form[0]} {form[1]}", f"must be apiVersion: {API_VERSION}, kind: CalicoAPIConfig"
+            f"{name}: apiVersion and kind",
+            f"{form[0]} {form[1]}",
+            f"must be apiVersion: {API_VERSION}, kind: CalicoAPIConfig",
         )
     spec = document.get("spec") or {}
     if not isinstance(spec, dict):

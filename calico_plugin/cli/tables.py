@@ -43,7 +43,7 @@ def _flag(value: bool) -> str:
 
 
 def _short(text: str) -> str:
-    return text[:_MAX_NETS - 3] + "..." if len(text) > _MAX_NETS else text
+    return text[: _MAX_NETS - 3] + "..." if len(text) > _MAX_NETS else text
 
 
 def number(value: int | float | None) -> str:
@@ -154,15 +154,21 @@ _IPAM: dict[str, Cell] = {
 
 VIEWS: dict[str, View] = {
     "IPPool": _view(
-        _POOL, "NAME CIDR SELECTOR", "NAME CIDR NAT IPIPMODE VXLANMODE DISABLED DISABLEBGPEXPORT SELECTOR ASSIGNMENTMODE"
+        _POOL,
+        "NAME CIDR SELECTOR",
+        "NAME CIDR NAT IPIPMODE VXLANMODE DISABLED DISABLEBGPEXPORT SELECTOR ASSIGNMENTMODE",
     ),
-    "IPReservation": _view({"CIDRS": lambda item, facts: _short(_list(item.spec.reserved_cidrs))}, "NAME", "NAME CIDRS"),
+    "IPReservation": _view(
+        {"CIDRS": lambda item, facts: _short(_list(item.spec.reserved_cidrs))}, "NAME", "NAME CIDRS"
+    ),
     "IPAMConfiguration": _view(
         _IPAM, "NAME STRICTAFFINITY AUTOALLOCATEBLOCKS", "NAME STRICTAFFINITY AUTOALLOCATEBLOCKS MAXBLOCKSPERHOST"
     ),
     "Node": _view(_NODE, "NAME", "NAME ASN IPV4 IPV6"),
     "WorkloadEndpoint": _view(
-        _ENDPOINT | _NAMESPACE, "WORKLOAD NODE NETWORKS INTERFACE", "NAME WORKLOAD NODE NETWORKS INTERFACE PROFILES NATS"
+        _ENDPOINT | _NAMESPACE,
+        "WORKLOAD NODE NETWORKS INTERFACE",
+        "NAME WORKLOAD NODE NETWORKS INTERFACE PROFILES NATS",
     ),
     "HostEndpoint": _view(
         {
@@ -171,11 +177,17 @@ VIEWS: dict[str, View] = {
             "IPS": lambda item, facts: _list(item.spec.expected_ips),
             "PROFILES": lambda item, facts: _list(item.spec.profiles),
         },
-        "NAME NODE", "NAME NODE INTERFACE IPS PROFILES",
+        "NAME NODE",
+        "NAME NODE INTERFACE IPS PROFILES",
     ),
     "Profile": _view(
-        {"LABELS": lambda item, facts: _list(f"{name}={value}" for name, value in sorted(item.spec.labels_to_apply.items()))},
-        "NAME", "NAME LABELS",
+        {
+            "LABELS": lambda item, facts: _list(
+                f"{name}={value}" for name, value in sorted(item.spec.labels_to_apply.items())
+            )
+        },
+        "NAME",
+        "NAME LABELS",
     ),
     "Tier": _view({"ORDER": lambda item, facts: number(item.spec.order)}, "NAME ORDER"),
     "GlobalNetworkPolicy": _policy(False),
@@ -200,7 +212,8 @@ VIEWS: dict[str, View] = {
     "ClusterInformation": _view(_CLUSTER, "NAME CLUSTERGUID CLUSTERTYPE CALICOVERSION DATASTOREREADY"),
     "CalicoNodeStatus": _view(
         {"NODE": lambda item, facts: item.spec.node, "CLASSES": lambda item, facts: _list(item.spec.classes)},
-        "NAME NODE", "NAME NODE CLASSES",
+        "NAME NODE",
+        "NAME NODE CLASSES",
     ),
 }
 
@@ -212,7 +225,9 @@ def columns(kind: str, form: str, wanted: Sequence[str], with_namespace: bool) -
         for heading in wanted:
             if heading not in view.cells:
                 known = ", ".join(view.cells)
-                raise InvalidInput("custom-columns", heading, f"unknown for {kind}{did_you_mean(heading, view.cells)}; known: {known}")
+                raise InvalidInput(
+                    "custom-columns", heading, f"unknown for {kind}{did_you_mean(heading, view.cells)}; known: {known}"
+                )
         return tuple(wanted)
     chosen = view.wide if form == "wide" else view.plain
     return ("NAMESPACE", *chosen) if with_namespace and KINDS[kind].namespaced else chosen

@@ -1,7 +1,7 @@
 """`create`, `apply`, `replace`, `delete`, `validate`: change objects as files or the command line say.
 
-All manifests are read and checked before anything is written. Then each object is written on its own: create, apply and delete go on after
-an error, and say how far they came (node-and-cli 4.3, 4.4).
+All manifests are read and checked before anything is written. Then each object is written on its own: create, apply and
+delete go on after an error, and say how far they came (node-and-cli 4.3, 4.4).
 """
 
 from __future__ import annotations
@@ -57,6 +57,7 @@ def _file_options(command: Any) -> Any:
 @click.pass_context
 def create(context: click.Context, skip_exists: bool, **given: Any) -> None:
     """Create objects; fails for those that exist already."""
+
     def step(session: Session, resource: Resource) -> None:
         try:
             session.resources.create(resource, session.deadline())
@@ -73,7 +74,12 @@ def create(context: click.Context, skip_exists: bool, **given: Any) -> None:
 @click.pass_context
 def apply(context: click.Context, **given: Any) -> None:
     """Create objects, or make the existing ones as the file says."""
-    _write(context, "apply", given, lambda session, resource: _discard(session.resources.apply(resource, session.deadline())))
+    _write(
+        context,
+        "apply",
+        given,
+        lambda session, resource: _discard(session.resources.apply(resource, session.deadline())),
+    )
 
 
 @click.command()
@@ -93,7 +99,9 @@ def replace(context: click.Context, **given: Any) -> None:
 @_file_options
 @common
 @click.pass_context
-def delete(context: click.Context, kind: str | None, names: tuple[str, ...], skip_not_exists: bool, **given: Any) -> None:
+def delete(
+    context: click.Context, kind: str | None, names: tuple[str, ...], skip_not_exists: bool, **given: Any
+) -> None:
     """Delete objects: KIND NAME…, or those that a file names.
 
     Deleting a pool releases its blocks; deleting a node releases its addresses and deletes its endpoints and settings.
@@ -136,7 +144,9 @@ def _named(kind: str, names: Sequence[str], namespace: str) -> list[Resource]:
     from calico_plugin.model.resources import Metadata
 
     if not names:
-        raise InvalidInput("NAME", None, f"failed to delete '{kind}' resource: {kind}() has no name; give the names to delete")
+        raise InvalidInput(
+            "NAME", None, f"failed to delete '{kind}' resource: {kind}() has no name; give the names to delete"
+        )
     return [objects.placed(KINDS[kind].type(kind=kind, metadata=Metadata(name=name)), namespace) for name in names]
 
 
@@ -153,7 +163,13 @@ def _from_file(given: dict[str, Any], new: bool) -> list[Resource] | None:
 
 
 def _write(
-    context: click.Context, verb: str, given: dict[str, Any], step: Step, *, new: bool = False, stop_at_error: bool = False
+    context: click.Context,
+    verb: str,
+    given: dict[str, Any],
+    step: Step,
+    *,
+    new: bool = False,
+    stop_at_error: bool = False,
 ) -> None:
     session = session_of(context, given)
     wanted = _from_file(given, new)

@@ -1,6 +1,8 @@
-"""YAML as the original prints it: names sorted, lists not indented, quotes only where a reader would take a word for something else.
+"""YAML as the original prints it: names sorted, lists not indented, quotes only where a reader would take a word for
+something else.
 
-Source: the output of Go's YAML library as recorded in the golden data; the quoting rules follow YAML 1.1's list of plain words.
+Source: the output of Go's YAML library as recorded in the golden data; the quoting rules follow YAML 1.1's list of
+plain words.
 """
 
 from __future__ import annotations
@@ -63,7 +65,11 @@ def _inline(value: Any, indent: str) -> str:
     if isinstance(value, (int, float)):
         return json.dumps(value)
     if isinstance(value, str):
-        return _literal(value, indent) if "\n" in value and not _UNPRINTABLE.search(value.replace("\n", "")) else _text(value)
+        return (
+            _literal(value, indent)
+            if "\n" in value and not _UNPRINTABLE.search(value.replace("\n", ""))
+            else _text(value)
+        )
     return "{}" if isinstance(value, Mapping) else "[]"
 
 
@@ -76,7 +82,13 @@ def _literal(text: str, indent: str) -> str:
 
 
 def _text(text: str) -> str:
-    if not text or not isinstance(scalar(text), str) or _BASE60.fullmatch(text) or _DATE.fullmatch(text) or _SPECIAL.fullmatch(text):
+    if (
+        not text
+        or not isinstance(scalar(text), str)
+        or _BASE60.fullmatch(text)
+        or _DATE.fullmatch(text)
+        or _SPECIAL.fullmatch(text)
+    ):
         return json.dumps(text, ensure_ascii=False)
     if _UNPRINTABLE.search(text):
         return json.dumps(text, ensure_ascii=True)

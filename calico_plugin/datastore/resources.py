@@ -1,8 +1,9 @@
-"""v3 resources as a client of Calico handles them: filled in, checked alone and against others, written with compare-and-swap.
+"""v3 resources as a client of Calico handles them: filled in, checked alone and against others, written with compare-
+and-swap.
 
 `store.Resources` writes what it is given; this is what stands between a user's object and that (datamodel 2.2 to 2.7):
-defaults and the labels that Calico keeps, the first write's ClusterInformation and tiers, objects that are read-only or built in.
-The check of one object is a parameter, because it needs the selector grammar, which lives above this package.
+defaults and the labels that Calico keeps, the first write's ClusterInformation and tiers, objects that are read-only or
+built in. The check of one object is a parameter, because it needs the selector grammar, which lives above this package.
 """
 
 from __future__ import annotations
@@ -60,7 +61,9 @@ def built_in_profile() -> Stored[Profile]:
 
 
 class ResourceClient:
-    """Create, replace, apply, read and delete resources of any kind. Each write first makes sure of the initial objects."""
+    """Create, replace, apply, read and delete resources of any kind. Each write first makes sure of the initial
+    objects.
+    """
 
     def __init__(self, store: Store, check: Check) -> None:
         self.store, self._check = store, check
@@ -86,7 +89,8 @@ class ResourceClient:
         return Written(self._of(ready.kind).create(ready, deadline), CREATED)
 
     def replace(self, resource: Resource, deadline: Deadline) -> Written:
-        """The stored object becomes the given one; members that we do not know stay. Raises NotFound, Conflict, InvalidInput.
+        """The stored object becomes the given one; members that we do not know stay. Raises NotFound, Conflict,
+        InvalidInput.
 
         A resourceVersion in the given object must be the stored one; without it, a lost race is tried again.
         """
@@ -94,6 +98,7 @@ class ResourceClient:
 
     def apply(self, resource: Resource, deadline: Deadline) -> Written:
         """Create, or replace what is there. Raises Conflict, InvalidInput."""
+
         def once() -> Written:
             ready = self._ready(resource, "apply")
             try:
@@ -119,7 +124,9 @@ class ResourceClient:
             return Values((*values.items, built_in_profile()), values.revision, values.invalid)
         return values
 
-    def delete(self, kind: str, name: str, deadline: Deadline, namespace: str = "", revision: int | None = None) -> None:
+    def delete(
+        self, kind: str, name: str, deadline: Deadline, namespace: str = "", revision: int | None = None
+    ) -> None:
         """Exactly one object, without what depends on it. Raises NotFound, Conflict, InvalidInput, Unsupported."""
         if kind in READ_ONLY or (kind == "Profile" and name == BUILT_IN_PROFILE):
             raise _unsupported("delete", str(keys.ResourceKey(kind, name)))
@@ -150,7 +157,7 @@ class ResourceClient:
         stored = self._of(resource.kind).get(resource.name, deadline, resource.namespace)
         wanted = resource.metadata.resource_version
         if wanted and wanted != str(stored.revision):
-            hint = f"the manifest has revision {wanted} and the datastore {stored.revision}; get it again and repeat the change"
+            hint = f"the manifest has revision {wanted} and the datastore {stored.revision}; get it again"
             raise Conflict(str(resource), stored, hint)
         value = replace(resource, metadata=_merged(resource.metadata, stored.value.metadata))
         self._check_change(value, stored.value, deadline)

@@ -1,7 +1,7 @@
 """Typed value <-> stored JSON bytes.
 
-Unknown members of a stored object survive: `encode(value, over=document)` lays the typed members over the document that was read.
-Bytes are those of Go's encoder: compact, struct order, maps sorted, `&`, `<`, `>` escaped (datamodel 2.1).
+Unknown members of a stored object survive: `encode(value, over=document)` lays the typed members over the document that
+was read. Bytes are those of Go's encoder: compact, struct order, maps sorted, `&`, `<`, `>` escaped (datamodel 2.1).
 """
 
 from __future__ import annotations
@@ -56,7 +56,9 @@ def decode_stored(kind: Type[T], key: str, data: bytes, revision: int) -> Stored
 
 
 def encode(value: msgspec.Struct, over: Mapping[str, Any] | None = None) -> bytes:
-    """Bytes of a value; `over` is the document that was read, whose unknown members stay. A resourceVersion is never written."""
+    """Bytes of a value; `over` is the document that was read, whose unknown members stay. A resourceVersion is never
+    written.
+    """
     if over is None and _is_plain(type(value)):
         return _escape(_ENCODER.encode(value))
     node = _node(value)
@@ -68,7 +70,9 @@ def encode(value: msgspec.Struct, over: Mapping[str, Any] | None = None) -> byte
 
 
 def ordered(node: schema.Node, document: Any) -> Any:
-    """A document in the order in which Go writes it: structures by their fields, maps by name, opaque parts as they stand."""
+    """A document in the order in which Go writes it: structures by their fields, maps by name, opaque parts as they
+    stand.
+    """
     if isinstance(node, schema.Members) and isinstance(document, Mapping):
         known = {name: ordered(part, document[name]) for name, part in node.fields.items() if name in document}
         return known | {name: part for name, part in document.items() if name not in known}
@@ -90,7 +94,9 @@ def _node(value: msgspec.Struct) -> schema.Members:
 
 @lru_cache(maxsize=None)
 def _is_plain(struct: Type[msgspec.Struct]) -> bool:
-    """True when the encoder's own order is Go's: nothing in it is opaque or a number that might be written with a point."""
+    """True when the encoder's own order is Go's: nothing in it is opaque or a number that might be written with a
+    point.
+    """
     return not issubclass(struct, Resource) and _plain(schema.members(struct))
 
 
@@ -113,17 +119,23 @@ def _escape(data: bytes) -> bytes:
 def _merge(node: schema.Node, built: Any, over: Any) -> Any:
     """Typed members win, also by their absence; what the type does not know is kept."""
     if isinstance(node, schema.Members) and isinstance(built, Mapping) and isinstance(over, Mapping):
-        merged = {name: _merge(node.fields[name], part, over.get(name)) if name in node.fields else part
-                  for name, part in built.items()}
+        merged = {
+            name: _merge(node.fields[name], part, over.get(name)) if name in node.fields else part
+            for name, part in built.items()
+        }
         return merged | {name: part for name, part in over.items() if name not in node.fields and name not in merged}
     if isinstance(node, schema.ListOf) and isinstance(node.item, schema.Members) and isinstance(over, list):
-        return [_merge_item(node.item, part, over[index] if index < len(over) else None) for index, part in enumerate(built)]
+        return [
+            _merge_item(node.item, part, over[index] if index < len(over) else None) for index, part in enumerate(built)
+        ]
     return built
 
 
 def _merge_item(node: schema.Members, built: Any, over: Any) -> Any:
     """An item of a list keeps its unknown members only while it is the same item at the same place."""
-    if isinstance(over, Mapping) and _bare({name: part for name, part in over.items() if name in node.fields}) == _bare(built):
+    if isinstance(over, Mapping) and _bare({name: part for name, part in over.items() if name in node.fields}) == _bare(
+        built
+    ):
         return _merge(node, built, over)
     return built
 

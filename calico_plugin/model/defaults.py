@@ -1,4 +1,6 @@
-"""What is filled in before an object is stored, and the labels that Calico itself keeps on it (datamodel 2.4 to 2.7, 3.3)."""
+"""What is filled in before an object is stored, and the labels that Calico itself keeps on it (datamodel 2.4 to 2.7,
+3.3).
+"""
 
 from __future__ import annotations
 
@@ -23,12 +25,22 @@ DEFAULT_TIER_ORDER = 1000000
 NAME_ANNOTATION = "projectcalico.org/metadata"
 
 _FELIX: dict[str, Any] = {
-    "nftablesMode": "Auto", "nftablesFlowTableOffload": "Disabled", "bpfLogLevel": "", "bpfConnectTimeLoadBalancing": "TCP",
-    "bpfHostNetworkedNATWithoutCTLB": "Enabled", "floatingIPs": "Disabled",
+    "nftablesMode": "Auto",
+    "nftablesFlowTableOffload": "Disabled",
+    "bpfLogLevel": "",
+    "bpfConnectTimeLoadBalancing": "TCP",
+    "bpfHostNetworkedNATWithoutCTLB": "Enabled",
+    "floatingIPs": "Disabled",
 }
 _NO_STATUS: dict[str, Any] = {
-    "lastUpdated": None, "agent": {"birdV4": {}, "birdV6": {}},
-    "bgp": {"numberEstablishedV4": 0, "numberNotEstablishedV4": 0, "numberEstablishedV6": 0, "numberNotEstablishedV6": 0},
+    "lastUpdated": None,
+    "agent": {"birdV4": {}, "birdV6": {}},
+    "bgp": {
+        "numberEstablishedV4": 0,
+        "numberNotEstablishedV4": 0,
+        "numberEstablishedV6": 0,
+        "numberNotEstablishedV6": 0,
+    },
     "routes": {},
 }
 
@@ -50,16 +62,19 @@ def _pool(pool: IPPool) -> IPPool:
         cidr = str(ip_network(spec.cidr)) if "/" in spec.cidr else spec.cidr
     except ValueError:
         cidr = spec.cidr
-    return replace(pool, spec=replace(
-        spec,
-        cidr=cidr,
-        vxlan_mode=spec.vxlan_mode or "Never",
-        ipip_mode=spec.ipip_mode or "Never",
-        block_size=spec.block_size or spec.effective_block_size,
-        node_selector=spec.node_selector or "all()",
-        allowed_uses=spec.effective_uses,
-        assignment_mode="Automatic" if spec.assignment_mode is None else spec.assignment_mode,
-    ))
+    return replace(
+        pool,
+        spec=replace(
+            spec,
+            cidr=cidr,
+            vxlan_mode=spec.vxlan_mode or "Never",
+            ipip_mode=spec.ipip_mode or "Never",
+            block_size=spec.block_size or spec.effective_block_size,
+            node_selector=spec.node_selector or "all()",
+            allowed_uses=spec.effective_uses,
+            assignment_mode="Automatic" if spec.assignment_mode is None else spec.assignment_mode,
+        ),
+    )
 
 
 def _tier(tier: Tier) -> Tier:
@@ -93,11 +108,14 @@ def _policy(policy: Any) -> Any:
 
 def _bgp_configuration(configuration: BGPConfiguration) -> BGPConfiguration:
     spec = configuration.spec
-    return replace(configuration, spec=replace(
-        spec,
-        log_severity_screen=spec.log_severity_screen or "Info",
-        service_load_balancer_aggregation=spec.service_load_balancer_aggregation or "Enabled",
-    ))
+    return replace(
+        configuration,
+        spec=replace(
+            spec,
+            log_severity_screen=spec.log_severity_screen or "Info",
+            service_load_balancer_aggregation=spec.service_load_balancer_aggregation or "Enabled",
+        ),
+    )
 
 
 def _felix(configuration: FelixConfiguration) -> FelixConfiguration:
@@ -107,7 +125,9 @@ def _felix(configuration: FelixConfiguration) -> FelixConfiguration:
 def _kube_controllers(configuration: KubeControllersConfiguration) -> KubeControllersConfiguration:
     spec = configuration.spec
     port = 9094 if spec.prometheus_metrics_port is None else spec.prometheus_metrics_port
-    return replace(configuration, spec=replace(spec, health_checks=spec.health_checks or "Enabled", prometheus_metrics_port=port))
+    return replace(
+        configuration, spec=replace(spec, health_checks=spec.health_checks or "Enabled", prometheus_metrics_port=port)
+    )
 
 
 def _node_status(status: CalicoNodeStatus) -> CalicoNodeStatus:

@@ -1,4 +1,5 @@
-"""How single values are written: durations, AS numbers, ports, protocols. Each function returns the stored form or raises ValueError.
+"""How single values are written: durations, AS numbers, ports, protocols. Each function returns the stored form or
+raises ValueError.
 
 Sources: Go's `time.Duration` text form, Calico's `numorstring` types (datamodel 2.1, policy 2.6).
 """
@@ -11,7 +12,16 @@ PROTOCOLS = ("TCP", "UDP", "ICMP", "ICMPv6", "SCTP", "UDPLite")
 MAX_AS_NUMBER = 2**32 - 1
 MAX_PORT = 65535
 
-_NANOSECONDS = {"ns": 1, "us": 10**3, "µs": 10**3, "μs": 10**3, "ms": 10**6, "s": 10**9, "m": 60 * 10**9, "h": 3600 * 10**9}
+_NANOSECONDS = {
+    "ns": 1,
+    "us": 10**3,
+    "µs": 10**3,
+    "μs": 10**3,
+    "ms": 10**6,
+    "s": 10**9,
+    "m": 60 * 10**9,
+    "h": 3600 * 10**9,
+}
 _PART = re.compile(r"(\d+(?:\.\d*)?|\.\d+)(ns|us|µs|μs|ms|s|m|h)")
 _PORT_NAME = re.compile(r"(?=.*[a-z])[a-z0-9]([a-z0-9-]*[a-z0-9])?")
 
@@ -115,9 +125,13 @@ def _port_number(value: int) -> int:
 
 
 def port_name(value: str) -> str:
-    """IANA's form: at most 15 of a-z, 0-9 and `-`, with a letter, no dash at an end or twice in a row (RFC 6335, 5.1)."""
+    """IANA's form: at most 15 of a-z, 0-9 and `-`, with a letter, no dash at an end or twice in a row (RFC 6335,
+    5.1).
+    """
     if len(value) > 15 or "--" in value or not _PORT_NAME.fullmatch(value):
-        raise ValueError("a port name has 1 to 15 of a-z, 0-9 and -, with a letter, no dash at an end or twice in a row")
+        raise ValueError(
+            "a port name has 1 to 15 of a-z, 0-9 and -, with a letter, no dash at an end or twice in a row"
+        )
     return value
 
 

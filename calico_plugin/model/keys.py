@@ -21,8 +21,13 @@ HANDLES = "/calico/ipam/v2/handle/"
 FELIX = "/calico/felix/"
 NETWORKS = "/calico/docker/v1/network/"
 
-# Kinds that have keys, but no type here: the original keeps them, or an earlier release did. Plural -> (kind, namespaced).
-UNTYPED = {"blockaffinities": ("BlockAffinity", False), "livemigrations": ("LiveMigration", True), "ipamconfigs": ("IPAMConfig", False)}
+# Kinds that have keys, but no type here: the original keeps them, or an earlier release did. Plural -> (kind,
+# namespaced).
+UNTYPED = {
+    "blockaffinities": ("BlockAffinity", False),
+    "livemigrations": ("LiveMigration", True),
+    "ipamconfigs": ("IPAMConfig", False),
+}
 _UNTYPED_KINDS = {kind: (plural, namespaced) for plural, (kind, namespaced) in UNTYPED.items()}
 
 
@@ -78,7 +83,9 @@ class HostEndpointStatusKey:
 
 @dataclass(frozen=True, slots=True)
 class LegacyEndpointKey:
-    """A Calico 2.x endpoint (`/calico/v1/host/…`): lives in memory only since 3.0, known here so that it is told from garbage."""
+    """A Calico 2.x endpoint (`/calico/v1/host/…`): lives in memory only since 3.0, known here so that it is told from
+    garbage.
+    """
 
     host: str
     orchestrator: str
@@ -87,7 +94,14 @@ class LegacyEndpointKey:
 
 
 Key = Union[
-    ResourceKey, BlockKey, AffinityKey, HandleKey, StatusKey, EndpointStatusKey, HostEndpointStatusKey, LegacyEndpointKey
+    ResourceKey,
+    BlockKey,
+    AffinityKey,
+    HandleKey,
+    StatusKey,
+    EndpointStatusKey,
+    HostEndpointStatusKey,
+    LegacyEndpointKey,
 ]
 
 
@@ -111,7 +125,9 @@ def kind_prefix(kind: str, namespace: str = "") -> str:
 
 
 def list_path(kind: str, namespace: str = "", name_prefix: str = "") -> str:
-    """The original's text for a list: without the trailing slash, so that a part of a name can follow (datamodel 1.5)."""
+    """The original's text for a list: without the trailing slash, so that a part of a name can follow (datamodel
+    1.5).
+    """
     return (kind_prefix(kind, namespace) + name_prefix).removesuffix("/")
 
 
@@ -119,7 +135,7 @@ def parse_resource(key: str) -> ResourceKey | None:
     """The resource that a key names, or None when it names none."""
     if not key.startswith(RESOURCES):
         return None
-    plural, *rest = key[len(RESOURCES):].split("/")
+    plural, *rest = key[len(RESOURCES) :].split("/")
     known = (BY_PLURAL[plural].name, BY_PLURAL[plural].namespaced) if plural in BY_PLURAL else UNTYPED.get(plural)
     if known is None or len(rest) != 1 + known[1]:
         return None
@@ -231,8 +247,8 @@ def host_endpoint_status(host: str, endpoint: str) -> str:
 def parse(key: str) -> Key | None:
     """What a key names, or None: the IPAM configuration, host markers and foreign keys have no object of their own.
 
-    As the original's parser: the families other than resources do without the leading slash, a CIDR with host bits is masked, and the
-    family in an IPAM path is not compared with the CIDR's.
+    As the original's parser: the families other than resources do without the leading slash, a CIDR with host bits is
+    masked, and the family in an IPAM path is not compared with the CIDR's.
     """
     if key.startswith(RESOURCES):
         return parse_resource(key)
@@ -259,7 +275,10 @@ _PATTERNS: tuple[tuple[re.Pattern[str], Callable[[re.Match[str]], Key | None]], 
     (re.compile(f"/?calico/ipam/v2/host/{_SEGMENT}/ipv[46]/block/{_SEGMENT}"), _parse_affinity),
     (re.compile(f"/?calico/ipam/v2/handle/{_SEGMENT}"), lambda match: HandleKey(match[1])),
     (re.compile(f"/?calico/felix/v2/[^/]+/host/{_SEGMENT}/status"), lambda match: StatusKey(match[1])),
-    (re.compile(f"/?calico/felix/v2/[^/]+/host/{_SEGMENT}/last_reported_status"), lambda match: StatusKey(match[1], True)),
+    (
+        re.compile(f"/?calico/felix/v2/[^/]+/host/{_SEGMENT}/last_reported_status"),
+        lambda match: StatusKey(match[1], True),
+    ),
     (
         re.compile(f"/?calico/felix/v2/[^/]+/host/{_SEGMENT}/workload/{_SEGMENT}/{_SEGMENT}/endpoint/{_SEGMENT}"),
         lambda match: EndpointStatusKey(match[1], *(unescape(match[part]) for part in (2, 3, 4))),

@@ -1,6 +1,7 @@
 """Every derived name and ownership mark of the project, each made in exactly one function.
 
-Sources: Calico v3 naming of workload endpoints and the v1 -> v3 name conversion (datamodel 3.1, 6.2), Felix's endpoint-status files.
+Sources: Calico v3 naming of workload endpoints and the v1 -> v3 name conversion (datamodel 3.1, 6.2), Felix's endpoint-
+status files.
 """
 
 from __future__ import annotations
@@ -39,7 +40,8 @@ def host_interface(endpoint_id: str) -> str:
 
 
 def temporary_interface(endpoint_id: str) -> str:
-    """Container side before Docker renames it; derived from the endpoint so that two never clash (docker-plugin 2.3)."""
+    """Container side before Docker renames it; derived from the endpoint so that two never clash (docker-plugin 2.3).
+    """
     return TEMPORARY_PREFIX + endpoint_id[:_ENDPOINT_CHARS]
 
 
@@ -53,15 +55,18 @@ def workload_endpoint(node: str, endpoint_id: str) -> str:
 
 
 def endpoint_name(node: str, orchestrator: str, workload: str, endpoint: str) -> str:
-    """Name of any orchestrator's endpoint (datamodel 3.1). `workload` is the pod of k8s and the container id of cni; Docker's third
-    part is the orchestrator again. Raises InvalidInput for a part that is empty or starts or ends with a dash."""
+    """Name of any orchestrator's endpoint (datamodel 3.1). `workload` is the pod of k8s and the container id of cni;
+    Docker's third part is the orchestrator again. Raises InvalidInput for a part that is empty or starts or ends with a
+    dash."""
     third = orchestrator if orchestrator == ORCHESTRATOR else workload
     parts = {"node": node, "orchestrator": orchestrator, "workload": third, "endpoint": endpoint}
     return "-".join(_name_part(field, part) for field, part in parts.items())
 
 
 def endpoint_name_prefix(*parts: str) -> str:
-    """What the names of all endpoints of a node (and orchestrator, and workload) start with; also those of other nodes: look at the spec."""
+    """What the names of all endpoints of a node (and orchestrator, and workload) start with; also those of other
+    nodes: look at the spec.
+    """
     return "-".join(_name_part("node", part) for part in parts) + "-"
 
 
@@ -143,7 +148,9 @@ def network_profile(network: str) -> str:
 
 
 def network_label(network: str) -> str:
-    """Label that a Docker network's profile gives to its containers: its name, or a stand-in where that is no legal label."""
+    """Label that a Docker network's profile gives to its containers: its name, or a stand-in where that is no legal
+    label.
+    """
     if re.fullmatch(r"[A-Za-z0-9]([-A-Za-z0-9_.]{0,61}[A-Za-z0-9])?", network):
         return network
     return f"docker-network-{hashlib.sha1(network.encode()).hexdigest()[:16]}"

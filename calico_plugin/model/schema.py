@@ -1,7 +1,8 @@
 """What a manifest may hold, derived from the resource types: names in order, and the form of each value.
 
-`shape` turns a document as read from YAML or JSON into the stored form: canonical names (any case is accepted), canonical values,
-members in the order of the Go encoder; and it reports everything that does not fit, with its exact path.
+`shape` turns a document as read from YAML or JSON into the stored form: canonical names (any case is accepted),
+canonical values, members in the order of the Go encoder; and it reports everything that does not fit, with its exact
+path.
 """
 
 from __future__ import annotations
@@ -41,12 +42,22 @@ class Members:
 Node = Union[Form, ListOf, MapOf, Members]
 
 _PLAIN: dict[Any, Form] = {
-    str: Form("text"), int: Form("integer"), bool: Form("boolean"), float: Form("number"), Any: Form("any"), object: Form("any"),
+    str: Form("text"),
+    int: Form("integer"),
+    bool: Form("boolean"),
+    float: Form("number"),
+    Any: Form("any"),
+    object: Form("any"),
 }
-_STAGED_KUBERNETES = Members({
-    "stagedAction": Form("text", ("Set", "Delete", "Learn", "Ignore")),
-    "podSelector": Form("any"), "ingress": Form("any"), "egress": Form("any"), "policyTypes": Form("any"),
-})
+_STAGED_KUBERNETES = Members(
+    {
+        "stagedAction": Form("text", ("Set", "Delete", "Learn", "Ignore")),
+        "podSelector": Form("any"),
+        "ingress": Form("any"),
+        "egress": Form("any"),
+        "policyTypes": Form("any"),
+    }
+)
 _OPEN: dict[tuple[str, str], Node] = {
     ("FelixConfiguration", "spec"): Members(felix.FIELDS),
     ("StagedKubernetesNetworkPolicy", "spec"): _STAGED_KUBERNETES,
@@ -203,6 +214,13 @@ def _boolean(value: Any) -> bool:
 
 
 _FORMS: dict[str, typing.Callable[[Any], Any]] = {
-    "text": _text, "integer": _integer, "number": _number, "boolean": _boolean, "any": lambda value: value,
-    "duration": forms.duration, "port": forms.port, "protocol": forms.protocol, "asNumber": forms.as_number,
+    "text": _text,
+    "integer": _integer,
+    "number": _number,
+    "boolean": _boolean,
+    "any": lambda value: value,
+    "duration": forms.duration,
+    "port": forms.port,
+    "protocol": forms.protocol,
+    "asNumber": forms.as_number,
 }

@@ -20,8 +20,13 @@ INITIAL = RESOURCES[0]["etcd"]
 
 ALIASES = {
     # The original's word for a whole structure or for a type -> the member that is to be named.
-    "portname": "ports", "port": "port", "globalnetworkpolicyspec": "spec", "stagedglobalnetworkpolicyspec": "spec",
-    "stagednetworkpolicyspec": "spec", "bgpconfiguration": "spec", "tier": "spec",
+    "portname": "ports",
+    "port": "port",
+    "globalnetworkpolicyspec": "spec",
+    "stagedglobalnetworkpolicyspec": "spec",
+    "stagednetworkpolicyspec": "spec",
+    "bgpconfiguration": "spec",
+    "tier": "spec",
 }
 
 
@@ -56,7 +61,9 @@ def test_verdict(
         assert ALIASES.get(field, field) in err.lower()
 
 
-@pytest.mark.parametrize("case", [case for case in VERDICTS if not case["accepted"]], ids=lambda case: masked(case["input_yaml"])[40:140])
+@pytest.mark.parametrize(
+    "case", [case for case in VERDICTS if not case["accepted"]], ids=lambda case: masked(case["input_yaml"])[40:140]
+)
 def test_refusal_says_what_would_be_right(
     case: dict[str, Any], etcd: str, clean_environ: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -52,7 +52,9 @@ class PeriodicController(Value, frozen=True, kw_only=True):
 
 
 class LoadBalancerController(Value, frozen=True, kw_only=True):
-    assign_ips: Annotated[str, Form("text", ("AllServices", "RequestedServicesOnly"))] = field(name="assignIPs", default="")
+    assign_ips: Annotated[str, Form("text", ("AllServices", "RequestedServicesOnly"))] = field(
+        name="assignIPs", default=""
+    )
 
 
 class MigrationController(Value, frozen=True, kw_only=True):

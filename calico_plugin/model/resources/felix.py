@@ -1,7 +1,7 @@
 """The parameters of FelixConfiguration: their names in the order in which Calico writes them, and the form of each.
 
-Source: Calico's public API reference of FelixConfiguration (3.29 to 3.32) and datamodel 2.7. A parameter that a Docker host has no use for
-is listed all the same: manifests of the original must be accepted.
+Source: Calico's public API reference of FelixConfiguration (3.29 to 3.32) and datamodel 2.7. A parameter that a Docker
+host has no use for is listed all the same: manifests of the original must be accepted.
 """
 
 from __future__ import annotations

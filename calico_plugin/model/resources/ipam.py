@@ -69,7 +69,9 @@ class IPReservation(Resource, frozen=True, kw_only=True):
 
 
 class IPAMConfigurationSpec(Value, frozen=True, kw_only=True):
-    """The two switches are always written, false too: their defaults come from a factory, which msgspec never leaves out."""
+    """The two switches are always written, false too: their defaults come from a factory, which msgspec never leaves
+    out.
+    """
 
     strict_affinity: bool = field(default_factory=bool)
     auto_allocate_blocks: bool = field(default_factory=bool)

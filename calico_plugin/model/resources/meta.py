@@ -1,7 +1,8 @@
 """What all stored objects share (datamodel 2.1, 2.2).
 
 Every type is a frozen msgspec struct whose fields stand in the order of the Go encoder and carry Calico's JSON names.
-Empty optional members are left out when written, unknown ones are ignored here and kept by `codec` when an object is written back.
+Empty optional members are left out when written, unknown ones are ignored here and kept by `codec` when an object is
+written back.
 """
 
 from __future__ import annotations
@@ -18,8 +19,8 @@ API_VERSION = "projectcalico.org/v3"
 class Form:
     """How a member is written, where its Python type does not say it; `schema` reads it, `msgspec` ignores it.
 
-    `name` is one of: text, integer, number, boolean, duration, port, protocol, asNumber, any. `choices` are the words that are
-    accepted; with `fold` in any case. `low`..`high` are the bounds of a number.
+    `name` is one of: text, integer, number, boolean, duration, port, protocol, asNumber, any. `choices` are the words
+    that are accepted; with `fold` in any case. `low`..`high` are the bounds of a number.
     """
 
     name: str

@@ -1,4 +1,6 @@
-"""Rules that need other objects: overlapping pools, what may not change, what must exist (datamodel 2.3, 2.5, 2.6). Pure: they are given."""
+"""Rules that need other objects: overlapping pools, what may not change, what must exist (datamodel 2.3, 2.5, 2.6).
+Pure: they are given.
+"""
 
 from __future__ import annotations
 
@@ -18,18 +20,30 @@ def new_pool(pool: IPPool, others: Iterable[IPPool], blocks: Iterable[str]) -> N
     for other in others:
         theirs = text.network_or_none(other.spec.cidr)
         if theirs and theirs.version == network.version and theirs.overlaps(network):
-            raise InvalidInput("spec.cidr", pool.spec.cidr, f"{pool} overlaps {other}, which has {other.spec.cidr}; choose a free range")
+            raise InvalidInput(
+                "spec.cidr",
+                pool.spec.cidr,
+                f"{pool} overlaps {other}, which has {other.spec.cidr}; choose a free range",
+            )
     for cidr in blocks:
         block = ip_network(cidr)
-        if block.version == network.version and block.overlaps(network) and block.prefixlen != pool.spec.effective_block_size:
-            hint = f"the block {cidr} of an earlier pool lies in {pool} and has another size; use blockSize {block.prefixlen}, or release it"
+        if (
+            block.version == network.version
+            and block.overlaps(network)
+            and block.prefixlen != pool.spec.effective_block_size
+        ):
+            hint = f"the block {cidr} of an earlier pool lies in {pool} and has another size; use blockSize {block.prefixlen}"
             raise InvalidInput("spec.blockSize", pool.spec.effective_block_size, hint)
 
 
 def changed_pool(pool: IPPool, before: IPPool) -> None:
     """CIDR and block size are for ever; a pool of service addresses stays one. Raises InvalidInput."""
     if ip_network(pool.spec.cidr) != text.network_or_none(before.spec.cidr):
-        raise InvalidInput("spec.cidr", pool.spec.cidr, f"cannot be changed, it is {before.spec.cidr}; make a new pool and disable this one")
+        raise InvalidInput(
+            "spec.cidr",
+            pool.spec.cidr,
+            f"cannot be changed, it is {before.spec.cidr}; make a new pool and disable this one",
+        )
     if pool.spec.effective_block_size != before.spec.effective_block_size:
         hint = f"cannot be changed, it is {before.spec.effective_block_size}; make a new pool and disable this one"
         raise InvalidInput("spec.blockSize", pool.spec.block_size, hint)
@@ -55,4 +69,6 @@ def removable_tier(tier: str, policies: Collection[str]) -> None:
     if tier in BUILT_IN_TIERS:
         raise InvalidInput("metadata.name", tier, "is a built-in tier: it cannot be deleted")
     if policies:
-        raise InvalidInput("metadata.name", tier, f"the tier is in use; delete its policies first: {', '.join(sorted(policies)[:5])}")
+        raise InvalidInput(
+            "metadata.name", tier, f"the tier is in use; delete its policies first: {', '.join(sorted(policies)[:5])}"
+        )

@@ -40,9 +40,12 @@ def peer(resource: BGPPeer, parse: SelectorParser) -> Problems:
         hint = "must be an address, <IPv4>:<port> or [<IPv6>]:<port> with a port from 1 to 65535"
         yield Problem("spec.peerIP", spec.peer_ip, hint)
     if spec.next_hop_mode and spec.keep_original_next_hop:
-        yield Problem("spec.nextHopMode", spec.next_hop_mode, "cannot be used together with the older keepOriginalNextHop")
+        yield Problem(
+            "spec.nextHopMode", spec.next_hop_mode, "cannot be used together with the older keepOriginalNextHop"
+        )
     for name, selector in (
-        ("nodeSelector", spec.node_selector), ("peerSelector", spec.peer_selector),
+        ("nodeSelector", spec.node_selector),
+        ("peerSelector", spec.peer_selector),
         ("localWorkloadSelector", spec.local_workload_selector),
     ):
         yield from text.selector_problems(f"spec.{name}", selector, parse)
@@ -84,7 +87,11 @@ def configuration(resource: BGPConfiguration, parse: SelectorParser) -> Problems
     yield from _advertisements(resource, known)
     for index, name in enumerate(spec.ignored_interfaces):
         if name == "*" or not _INTERFACE_PATTERN.fullmatch(name):
-            yield Problem(f"spec.ignoredInterfaces[{index}]", name, "must be an interface name or a pattern such as docker*, not every interface")
+            yield Problem(
+                f"spec.ignoredInterfaces[{index}]",
+                name,
+                "must be an interface name or a pattern such as docker*, not every interface",
+            )
 
 
 def _advertisements(resource: BGPConfiguration, known: set[str]) -> Problems:
@@ -98,7 +105,8 @@ def _advertisements(resource: BGPConfiguration, known: set[str]) -> Problems:
                 yield Problem(f"{path}.communities[{place}]", community, hint)
     spec = resource.spec
     for name, items in (
-        ("serviceLoadBalancerIPs", spec.service_load_balancer_ips), ("serviceExternalIPs", spec.service_external_ips),
+        ("serviceLoadBalancerIPs", spec.service_load_balancer_ips),
+        ("serviceExternalIPs", spec.service_external_ips),
         ("serviceClusterIPs", spec.service_cluster_ips),
     ):
         for index, item in enumerate(items):
@@ -109,7 +117,10 @@ def _advertisements(resource: BGPConfiguration, known: set[str]) -> Problems:
 def bgp_filter(resource: BGPFilter, parse: SelectorParser) -> Problems:
     spec = resource.spec
     for name, rules, version in (
-        ("exportV4", spec.export_v4, 4), ("importV4", spec.import_v4, 4), ("exportV6", spec.export_v6, 6), ("importV6", spec.import_v6, 6),
+        ("exportV4", spec.export_v4, 4),
+        ("importV4", spec.import_v4, 4),
+        ("exportV6", spec.export_v6, 6),
+        ("importV6", spec.import_v6, 6),
     ):
         for index, rule in enumerate(rules):
             yield from _filter_rule(rule, version, f"spec.{name}[{index}]")
@@ -145,10 +156,16 @@ def _filter_rule(rule: BGPFilterRule, version: int, path: str) -> Problems:
 
 def node(resource: Node, parse: SelectorParser) -> Problems:
     spec = resource.spec
-    for name, mac in (("vxlanTunnelMACAddr", spec.vxlan_tunnel_mac_addr), ("vxlanTunnelMACAddrV6", spec.vxlan_tunnel_mac_addr_v6)):
+    for name, mac in (
+        ("vxlanTunnelMACAddr", spec.vxlan_tunnel_mac_addr),
+        ("vxlanTunnelMACAddrV6", spec.vxlan_tunnel_mac_addr_v6),
+    ):
         if mac and (fault := text.mac_fault(mac)):
             yield Problem(f"spec.{name}", mac, fault)
-    tunnels = [("spec.ipv4VXLANTunnelAddr", spec.ipv4_vxlan_tunnel_addr, 4), ("spec.ipv6VXLANTunnelAddr", spec.ipv6_vxlan_tunnel_addr, 6)]
+    tunnels = [
+        ("spec.ipv4VXLANTunnelAddr", spec.ipv4_vxlan_tunnel_addr, 4),
+        ("spec.ipv6VXLANTunnelAddr", spec.ipv6_vxlan_tunnel_addr, 6),
+    ]
     bgp = spec.bgp
     if bgp is not None:
         if bgp == type(bgp)():
@@ -156,10 +173,18 @@ def node(resource: Node, parse: SelectorParser) -> Problems:
         for name, address, version in (("ipv4Address", bgp.ipv4_address, 4), ("ipv6Address", bgp.ipv6_address, 6)):
             if address and _address_version(address) != version:
                 example = "10.20.0.17/24" if version == 4 else "fd00:20::17/64"
-                yield Problem(f"spec.bgp.{name}", address, f"must be an IPv{version} address with its prefix length, such as {example}")
+                yield Problem(
+                    f"spec.bgp.{name}",
+                    address,
+                    f"must be an IPv{version} address with its prefix length, such as {example}",
+                )
         tunnels.append(("spec.bgp.ipv4IPIPTunnelAddr", bgp.ipv4_ipip_tunnel_addr, 4))
         if bgp.route_reflector_cluster_id and text.version_of(bgp.route_reflector_cluster_id) != 4:
-            yield Problem("spec.bgp.routeReflectorClusterID", bgp.route_reflector_cluster_id, "must look like an IPv4 address (244.0.0.1)")
+            yield Problem(
+                "spec.bgp.routeReflectorClusterID",
+                bgp.route_reflector_cluster_id,
+                "must look like an IPv4 address (244.0.0.1)",
+            )
         yield from as_number_problems("spec.bgp.asNumber", bgp.as_number)
     for path, address, version in tunnels:
         if address and text.version_of(address) != version:

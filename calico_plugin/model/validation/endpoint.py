@@ -52,9 +52,15 @@ def _workload_name(resource: WorkloadEndpoint) -> Problems:
         yield Problem(error.field, error.value, error.hint)
         return
     if spec.orchestrator == names.ORCHESTRATOR and spec.workload not in ("", names.WORKLOAD):
-        yield Problem("spec.workload", spec.workload, f"must be {names.WORKLOAD} for a Docker endpoint; the name is {right}")
+        yield Problem(
+            "spec.workload", spec.workload, f"must be {names.WORKLOAD} for a Docker endpoint; the name is {right}"
+        )
     if resource.name and resource.name != right:
-        yield Problem("metadata.name", resource.name, f"must be {right}: node, orchestrator, workload and endpoint, dashes inside them doubled")
+        yield Problem(
+            "metadata.name",
+            resource.name,
+            f"must be {right}: node, orchestrator, workload and endpoint, dashes inside them doubled",
+        )
 
 
 def _nats(spec: WorkloadEndpointSpec) -> Problems:

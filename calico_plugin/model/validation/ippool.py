@@ -16,7 +16,9 @@ _NEVER = ("", "Never")
 
 def pool(resource: IPPool, parse: SelectorParser) -> Problems:
     spec = resource.spec
-    fault = text.cidr_fault(spec.cidr) if spec.cidr else "must be given: the addresses of the pool, such as 10.50.0.0/16"
+    fault = (
+        text.cidr_fault(spec.cidr) if spec.cidr else "must be given: the addresses of the pool, such as 10.50.0.0/16"
+    )
     if fault:
         yield Problem("spec.cidr", spec.cidr or None, fault)
     else:
@@ -38,7 +40,8 @@ def _cidr(spec: IPPoolSpec, network: Network) -> Problems:
     if spec.block_size and not low <= spec.block_size <= high:
         yield Problem("spec.blockSize", spec.block_size, f"must be {low} to {high} for an IPv{network.version} pool")
     elif not spec.disabled and network.prefixlen > spec.effective_block_size:
-        hint = f"the pool is smaller than one block of /{spec.effective_block_size}; set spec.blockSize to {network.prefixlen} or more"
+        size = spec.effective_block_size
+        hint = f"the pool is smaller than one block of /{size}; set spec.blockSize to {network.prefixlen} or more"
         yield Problem("spec.blockSize" if spec.block_size else "spec.cidr", spec.block_size or spec.cidr, hint)
     if network.version == 6 and spec.ipip_mode not in _NEVER:
         yield Problem("spec.ipipMode", spec.ipip_mode, "IPIP carries IPv4 only; use vxlanMode for an IPv6 pool")
@@ -46,9 +49,15 @@ def _cidr(spec: IPPoolSpec, network: Network) -> Problems:
 
 def _uses(spec: IPPoolSpec) -> Problems:
     if spec.ipip_mode not in _NEVER and spec.vxlan_mode not in _NEVER:
-        yield Problem("spec.ipipMode", spec.ipip_mode, f"cannot be used together with vxlanMode {spec.vxlan_mode}; set one of them to Never")
+        yield Problem(
+            "spec.ipipMode",
+            spec.ipip_mode,
+            f"cannot be used together with vxlanMode {spec.vxlan_mode}; set one of them to Never",
+        )
     if spec.namespace_selector and "Tunnel" in spec.effective_uses:
-        yield Problem("spec.namespaceSelector", spec.namespace_selector, "cannot be used with Tunnel; set allowedUses: [Workload]")
+        yield Problem(
+            "spec.namespaceSelector", spec.namespace_selector, "cannot be used with Tunnel; set allowedUses: [Workload]"
+        )
     if "" in spec.allowed_uses:
         yield Problem("spec.allowedUses", "", "must be Workload, Tunnel or LoadBalancer")
     if "LoadBalancer" not in spec.allowed_uses:
@@ -56,7 +65,11 @@ def _uses(spec: IPPoolSpec) -> Problems:
     if set(spec.allowed_uses) != {"LoadBalancer"}:
         yield Problem("spec.allowedUses", list(spec.allowed_uses), "LoadBalancer must stand alone")
     if spec.encapsulated:
-        yield Problem("spec.ipipMode" if spec.ipip_mode not in _NEVER else "spec.vxlanMode", None, "must be Never for a LoadBalancer pool")
+        yield Problem(
+            "spec.ipipMode" if spec.ipip_mode not in _NEVER else "spec.vxlanMode",
+            None,
+            "must be Never for a LoadBalancer pool",
+        )
     if spec.node_selector not in ("", "all()"):
         yield Problem("spec.nodeSelector", spec.node_selector, "must be all() for a LoadBalancer pool")
     if spec.disable_bgp_export:

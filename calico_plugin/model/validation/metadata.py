@@ -20,7 +20,9 @@ def problems(resource: Resource) -> Problems:
     yield from _annotations(resource)
     if resource.kind in _SETS and RESERVED_NAMESPACE_LABEL in resource.labels:
         path = member("metadata.labels", RESERVED_NAMESPACE_LABEL)
-        yield Problem(path, resource.labels[RESERVED_NAMESPACE_LABEL], "reserved label: Calico sets it itself, take it out")
+        yield Problem(
+            path, resource.labels[RESERVED_NAMESPACE_LABEL], "reserved label: Calico sets it itself, take it out"
+        )
 
 
 def _name(resource: Resource) -> Problems:
@@ -41,7 +43,11 @@ def _namespace(resource: Resource) -> Problems:
     if namespace and not KINDS[resource.kind].namespaced:
         yield Problem("metadata.namespace", namespace, f"{resource.kind} has no namespace; take it out")
     elif any(character in "/%" or not character.isprintable() for character in namespace):
-        yield Problem("metadata.namespace", namespace, "must hold no slash, percent sign or control character: it is a part of the key")
+        yield Problem(
+            "metadata.namespace",
+            namespace,
+            "must hold no slash, percent sign or control character: it is a part of the key",
+        )
 
 
 def labels(path: str, pairs: dict[str, str]) -> Problems:
@@ -57,7 +63,11 @@ def _annotations(resource: Resource) -> Problems:
     for name, value in pairs.items():
         # The original folds the name before it looks at it.
         if text.label_key_fault(name.lower()):
-            yield Problem(member("metadata.annotations", name), value, text.label_key_fault(name.lower()).replace("a label", "an annotation"))
+            yield Problem(
+                member("metadata.annotations", name),
+                value,
+                text.label_key_fault(name.lower()).replace("a label", "an annotation"),
+            )
     size = sum(len(name.encode()) + len(value.encode()) for name, value in pairs.items())
     if size > MAX_ANNOTATIONS:
         yield Problem("metadata.annotations", None, f"hold {size} bytes in all; at most {MAX_ANNOTATIONS} are allowed")

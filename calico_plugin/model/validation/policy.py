@@ -109,7 +109,9 @@ def _protocol(rule: Rule, path: str) -> Problems:
     for name, value in (("protocol", rule.protocol), ("notProtocol", rule.not_protocol)):
         for version, words in ((6, _ICMP4), (4, _ICMP6)):
             if rule.ip_version == version and value in words:
-                yield Problem(f"{path}.{name}", value, f"{words[0]} is not for IPv{version}; change ipVersion or the protocol")
+                yield Problem(
+                    f"{path}.{name}", value, f"{words[0]} is not for IPv{version}; change ipVersion or the protocol"
+                )
     if rule.icmp is not None and rule.protocol not in _ICMP4 + _ICMP6:
         yield Problem(f"{path}.icmp", None, f"needs protocol ICMP or ICMPv6, not {rule.protocol or 'none'}")
 
@@ -144,9 +146,13 @@ def _one_family(rule: Rule, path: str) -> Problems:
 def _entity(entity: EntityRule, rule: Rule, path: str, end: str, where: _Where) -> Problems:
     yield from text.selector_problems(f"{path}.selector", entity.selector, where.parse)
     yield from text.selector_problems(f"{path}.notSelector", entity.not_selector, where.parse)
-    yield from text.selector_problems(f"{path}.namespaceSelector", entity.namespace_selector, where.parse, global_allowed=True)
+    yield from text.selector_problems(
+        f"{path}.namespaceSelector", entity.namespace_selector, where.parse, global_allowed=True
+    )
     if entity.service_accounts is not None:
-        yield from text.selector_problems(f"{path}.serviceAccounts.selector", entity.service_accounts.selector, where.parse)
+        yield from text.selector_problems(
+            f"{path}.serviceAccounts.selector", entity.service_accounts.selector, where.parse
+        )
     yield from _entity_nets(entity, path)
     yield from _ports(entity, rule, path)
     if entity.services is not None:
@@ -187,7 +193,14 @@ def _services(entity: EntityRule, path: str, end: str, where: _Where) -> Problem
     if (end == "source") == where.egress:
         right = "destination of egress rules and source of ingress rules"
         yield Problem(here, None, f"services may only stand in the {right}")
-    others = (entity.selector, entity.not_selector, entity.namespace_selector, entity.nets, entity.not_nets, entity.service_accounts)
+    others = (
+        entity.selector,
+        entity.not_selector,
+        entity.namespace_selector,
+        entity.nets,
+        entity.not_nets,
+        entity.service_accounts,
+    )
     if any(others):
         yield Problem(here, None, "services cannot be combined with selectors, nets or serviceAccounts")
     if end == "destination" and (entity.ports or entity.not_ports):
@@ -220,7 +233,11 @@ def tier(resource: Tier, parse: SelectorParser) -> Problems:
     if spec.default_action == "":
         yield Problem("spec.defaultAction", "", "must be Deny or Pass")
     if built_in and (spec.order, spec.default_action or "Deny") != built_in:
-        yield Problem("spec.order", spec.order, f'tier "{resource.name}" must keep order {built_in[0]} and defaultAction {built_in[1]}')
+        yield Problem(
+            "spec.order",
+            spec.order,
+            f'tier "{resource.name}" must keep order {built_in[0]} and defaultAction {built_in[1]}',
+        )
 
 
 def profile(resource: Profile, parse: SelectorParser) -> Problems:

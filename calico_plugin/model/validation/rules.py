@@ -45,5 +45,7 @@ def check(resource: Resource, parse: SelectorParser) -> None:
     """Raises InvalidInput for the first problem; its text holds all of them."""
     found = problems(resource, parse)
     if found:
-        error = InvalidInput(found[0].path, found[0].value, "; ".join([found[0].hint, *(str(other) for other in found[1:])]))
+        error = InvalidInput(
+            found[0].path, found[0].value, "; ".join([found[0].hint, *(str(other) for other in found[1:])])
+        )
         raise error

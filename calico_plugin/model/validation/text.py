@@ -1,4 +1,6 @@
-"""Names, labels, selectors and addresses: what single words may look like. A checker returns why a word is wrong, or nothing."""
+"""Names, labels, selectors and addresses: what single words may look like. A checker returns why a word is wrong, or
+nothing.
+"""
 
 from __future__ import annotations
 
@@ -44,7 +46,11 @@ def label_fault(name: str) -> str:
 def label_key_fault(key: str) -> str:
     """A qualified name: an optional DNS prefix and a slash, then up to 63 of A-Za-z0-9-_. (policy V33)."""
     prefix, slash, name = key.rpartition("/")
-    fits = _QUALIFIED.fullmatch(name) and len(name) <= 63 and (not slash or (_DNS_NAME.fullmatch(prefix) and len(prefix) <= MAX_NAME))
+    fits = (
+        _QUALIFIED.fullmatch(name)
+        and len(name) <= 63
+        and (not slash or (_DNS_NAME.fullmatch(prefix) and len(prefix) <= MAX_NAME))
+    )
     return "" if fits else "a label name is an optional DNS prefix and a slash, then 1 to 63 of A-Z a-z 0-9 - _ ."
 
 
@@ -62,7 +68,9 @@ def mac_fault(mac: str) -> str:
 
 
 def selector_problems(path: str, selector: str, parse: SelectorParser, global_allowed: bool = False) -> Problems:
-    """A selector anywhere: it parses, it is not too long, and global() stands only where it may, and alone (policy V1-V3)."""
+    """A selector anywhere: it parses, it is not too long, and global() stands only where it may, and alone (policy
+    V1-V3).
+    """
     if not selector:
         return
     if len(selector) > MAX_SELECTOR:
@@ -116,7 +124,11 @@ def cidr_fault(text: str, strict: bool = True) -> str:
     network = network_or_none(text)
     if network is None:
         version = version_of(text)
-        return f"write {text}/{32 if version == 4 else 128}: a prefix length is needed" if version else "must be a CIDR such as 10.50.0.0/16"
+        return (
+            f"write {text}/{32 if version == 4 else 128}: a prefix length is needed"
+            if version
+            else "must be a CIDR such as 10.50.0.0/16"
+        )
     return f"has host bits set; write {network}" if strict and not is_masked(text) else ""
 
 

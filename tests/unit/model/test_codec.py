@@ -25,7 +25,9 @@ def go_bytes(value: Any) -> bytes:
 
 @pytest.mark.parametrize(("key", "value"), [case[1:] for case in STORED], ids=[case[0] for case in STORED])
 def test_written_back_the_same(key: str, value: Any) -> None:
-    """A value of the original is read and written back as the same bytes, with and without the document that was read."""
+    """A value of the original is read and written back as the same bytes, with and without the document that was
+    read.
+    """
     data = go_bytes(value)
     named = keys.parse_resource(key)
     assert named
@@ -37,8 +39,11 @@ def test_written_back_the_same(key: str, value: Any) -> None:
 def test_unknown_members_survive() -> None:
     """Members that the type does not know stay when an object is written back, in lists while the item is the same."""
     document = {
-        "kind": "GlobalNetworkPolicy", "apiVersion": "projectcalico.org/v3", "metadata": {"name": "p", "odd": 1},
-        "spec": {"ingress": [{"action": "Allow", "new": True}, {"action": "Deny", "new": True}], "later": {"x": 1}}, "extra": [1],
+        "kind": "GlobalNetworkPolicy",
+        "apiVersion": "projectcalico.org/v3",
+        "metadata": {"name": "p", "odd": 1},
+        "spec": {"ingress": [{"action": "Allow", "new": True}, {"action": "Deny", "new": True}], "later": {"x": 1}},
+        "extra": [1],
     }
     stored = codec.decode_stored(KINDS["GlobalNetworkPolicy"].type, "k", go_bytes(document), 1)
     changed = json.loads(codec.encode(stored.value, stored.document))

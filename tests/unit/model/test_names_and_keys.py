@@ -71,7 +71,9 @@ MAKERS = {
     "ipam host": lambda a: keys.ipam_host(a["host"]),
     "felix status": lambda a: keys.felix_status(a["host"], a["region"]),
     "felix last status": lambda a: keys.felix_last_status(a["host"], a["region"]),
-    "workload status": lambda a: keys.endpoint_status(a["host"], a["orchestrator"], a["workload"], a["endpoint"], a["region"]),
+    "workload status": lambda a: keys.endpoint_status(
+        a["host"], a["orchestrator"], a["workload"], a["endpoint"], a["region"]
+    ),
     "host endpoint status": lambda a: keys.host_endpoint_status(a["host"], a["endpoint"]),
 }
 
@@ -103,7 +105,8 @@ def _text(found: keys.Key | None) -> str | None:
         case keys.StatusKey(host):
             return f"StatusReport(hostname={host})"
         case keys.EndpointStatusKey(host, orchestrator, workload, endpoint):
-            return f"WorkloadEndpointStatus(hostname={host}, orchestrator={orchestrator}, workload={workload}, name={endpoint})"
+            where = f"hostname={host}, orchestrator={orchestrator}, workload={workload}"
+            return f"WorkloadEndpointStatus({where}, name={endpoint})"
         case keys.HostEndpointStatusKey(host, endpoint):
             return f"HostEndpointStatus(hostname={host}, name={endpoint})"
         case keys.LegacyEndpointKey(host, orchestrator, workload, endpoint):
