@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from typing import Any, Iterator, Mapping
+from typing import Any, Mapping
 
 import pytest
 
@@ -38,22 +38,20 @@ def change(engine: PolicyEngine, old: Objects, new: Objects, rng: random.Random,
             engine.on_update(key, old.get(key), new.get(key))
 
 
-def paths(all_states: list[Objects]) -> Iterator[tuple[str, list[Objects]]]:
-    yield "forwards", all_states
-    yield "backwards", all_states[::-1]
-    yield "with gaps", [state for state in all_states if state]
-    yield "back to nothing between", [step for state in all_states for step in (state, {})]
+def paths(all_states: list[Objects]) -> dict[str, list[Objects]]:
+    return {
+        "forwards": all_states,
+        "backwards": all_states[::-1],
+        "with gaps": all_states[::3],
+        "back to nothing between": [step for state in all_states for step in (state, {})],
+    }
 
 
-def node_of(state: Objects) -> str:
-    return (worlds.nodes(state) or ["rack1-h7"])[0]
-
-
-@pytest.mark.parametrize(("name", "path"), list(paths(states())), ids=lambda value: str(value) if value is str else "")
+@pytest.mark.parametrize("name", ["forwards", "backwards", "with gaps", "back to nothing between"])
 @pytest.mark.parametrize("twice", [False, True], ids=["once", "doubled"])
-def test_state_depends_on_what_is_there_not_on_how_it_came(name: str, path: list[Objects], twice: bool) -> None:
+def test_state_depends_on_what_is_there_not_on_how_it_came(name: str, twice: bool) -> None:
     """At every step the ruleset equals one compiled from scratch."""
-    rng = random.Random(f"{name}{twice}")
+    rng, path = random.Random(f"{name}{twice}"), paths(states())[name]
     engine, before = PolicyEngine("rack1-h7"), Objects()
     for state in path:
         change(engine, before, state, rng, twice)
@@ -151,7 +149,7 @@ def web_policy(*ingress: Mapping[str, Any]) -> dict[str, Any]:
     (policy("p", selector="app = 'web'", ingress=[{"action": "Allow"}]), "spec.selector"),
     (web_policy({"action": "allow"}, {"action": "Allow"}), "spec.ingress[0].action"),
     (web_policy({"action": "Allow", "source": {"nets": ["10.0.0/8"]}}), "source.nets"),
-    (web_policy({"action": "Deny", "source": {"selector": "!"}}, {"action": "Allow"}), "spec.ingress[0].source.selector"),
+    (web_policy({"action": "Deny", "source": {"selector": "!"}}, {"action": "Allow"}), "ingress[0].source.selector"),
     (web_policy({"action": "Pass", "protocol": "tcp"}, {"action": "Allow"}), "protocol"),
     (web_policy({"action": "Allow", "destination": {"ports": [80]}}), "ports"),
     (web_policy({"action": "Allow", "http": {"methods": ["GET"]}}), "http"),

@@ -1,0 +1,175 @@
+"""The driver of our nftables table on a real kernel: differences, restarts, drift, refusals."""
+
+from __future__ import annotations
+
+import subprocess
+import uuid
+from typing import Any, Iterator, Mapping
+
+import pytest
+
+from calico_plugin.dataplane.libnftables import Session
+from calico_plugin.dataplane.nftables import Table, render
+from calico_plugin.errors import DataplaneError
+from calico_plugin.model.desired import Chain, Field, Match, Rule, Ruleset, Verdict, VerdictMap
+from calico_plugin.policy import PolicyEngine
+from tests.kernel.packets import in_namespace
+from tests.unit.policy import worlds
+from tests.unit.policy.worlds import OPEN, endpoint, policy
+
+pytestmark = pytest.mark.root
+
+WEB, API = endpoint("web", "10.65.0.10", {"app": "web"}), endpoint("api", "10.65.0.20", {"app": "api"})
+RULE = policy("p", selector="app=='web'", ingress=[{"action": "Allow", "source": {"selector": "app=='api'"}}])
+SET = {"kind": "GlobalNetworkSet", "metadata": {"name": "s", "labels": {"app": "api"}},
+       "spec": {"nets": ["10.1.0.0/16", "10.1.2.0/24", "2001:db8::/32", "::ffff:0:0/96", "0.0.0.0/0"]}}
+
+
+@pytest.fixture
+def namespace() -> Iterator[str]:
+    name = f"cpn-{uuid.uuid4().hex[:8]}"
+    subprocess.run(["ip", "netns", "add", name], check=True)
+    yield name
+    subprocess.run(["ip", "netns", "del", name], check=True)
+
+
+@pytest.fixture
+def table(namespace: str) -> Iterator[Table]:
+    made = in_namespace(namespace, Table)
+    yield made
+    made.close()
+
+
+def nft(namespace: str, *words: str) -> str:
+    command = ["nsenter", f"--net=/run/netns/{namespace}", "nft", *words]
+    return subprocess.run(command, check=True, capture_output=True, text=True).stdout
+
+
+def engine(*documents: Mapping[str, Any]) -> PolicyEngine:
+    made = PolicyEngine("n1")
+    for document in documents:
+        key, value = worlds.typed(document)
+        made.on_update(key, None, value)
+    return made
+
+
+def tell(made: PolicyEngine, document: Mapping[str, Any], gone: bool = False) -> Ruleset:
+    key, value = worlds.typed(document)
+    made.on_update(key, None, None if gone else value)
+    return made.compile()
+
+
+def test_second_apply_writes_nothing(table: Table) -> None:
+    """Nothing changed, nothing written."""
+    ruleset = engine(OPEN, WEB, API, RULE, SET).compile()
+    assert table.apply(ruleset)
+    assert not table.apply(ruleset)
+
+
+def test_restart_touches_nothing_that_is_right(namespace: str, table: Table) -> None:
+    """A new process reads the table back and finds every set, chain and element as it should be; handles stay."""
+    documents = (OPEN, WEB, API, RULE, SET)
+    table.apply(engine(*documents).compile())
+    before = nft(namespace, "-a", "list", "table", "inet", "calico")
+    second = in_namespace(namespace, Table)
+    assert not second.apply(engine(*documents).compile())
+    second.close()
+    assert nft(namespace, "-a", "list", "table", "inet", "calico") == before
+
+
+def test_restart_after_a_change_writes_the_difference_only(namespace: str, table: Table) -> None:
+    """What changed while no agent ran is written, what did not is left."""
+    table.apply(engine(OPEN, WEB, API, RULE).compile())
+    second = in_namespace(namespace, Table)
+    report = second.apply(engine(OPEN, WEB, API, RULE, endpoint("more", "10.65.0.30", {"app": "api"})).compile())
+    second.close()
+    assert (report.sets, report.chains, report.elements, report.members) == (0, 0, 2, 3)
+
+
+def test_each_object_goes_with_its_last_use(namespace: str, table: Table) -> None:
+    """After the endpoints are gone only the frame is left."""
+    made = engine()
+    table.apply(made.compile())
+    frame = nft(namespace, "list", "table", "inet", "calico")
+    for document in (OPEN, WEB, API, RULE, SET):
+        table.apply(tell(made, document))
+    for document in (API, SET, WEB, RULE, OPEN):
+        table.apply(tell(made, document, gone=True))
+    assert nft(namespace, "list", "table", "inet", "calico") == frame
+
+
+@pytest.mark.parametrize("damage", [
+    'delete element inet calico from-workload { "caliweb" }',
+    'add element inet calico own-address4 { "caliweb" . 1.2.3.4 }',
+    "flush chain inet calico dispatch-from",
+    "add rule inet calico dispatch-from accept",
+    "insert rule inet calico dispatch-from accept",
+    "add chain inet calico foreign",
+    "add set inet calico foreign { type ipv4_addr; }",
+    "delete table inet calico",
+    "flush ruleset",
+])
+def test_audit_finds_and_repairs_what_others_changed(namespace: str, table: Table, damage: str) -> None:
+    """Whatever was taken away, added or changed by another program is put right, and named."""
+    table.apply(engine(OPEN, WEB, API, RULE).compile())
+    right = nft(namespace, "list", "table", "inet", "calico")
+    nft(namespace, damage)
+    assert table.audit()
+    assert sorted(nft(namespace, "list", "table", "inet", "calico").split()) == sorted(right.split())
+    assert table.audit() == ()
+
+
+@pytest.mark.parametrize("damage", ["flush ruleset", 'delete element inet calico from-workload { "caliweb" }'])
+def test_apply_recovers_when_the_table_is_not_what_it_remembers(namespace: str, table: Table, damage: str) -> None:
+    """A refused transaction is followed by reading and one more try."""
+    made = engine(OPEN, WEB, API)
+    table.apply(made.compile())
+    nft(namespace, damage)
+    ruleset = tell(made, WEB, gone=True)
+    assert table.apply(ruleset).attempts == 2
+    assert table.audit() == ()
+
+
+def test_chain_that_the_kernel_refuses_is_closed_and_the_others_live(table: Table) -> None:
+    """One bad chain must not keep all endpoints from their policy (policy 5.3)."""
+    ruleset = engine(OPEN, WEB, API).compile()
+    name = next(name for name in ruleset.chains if name.startswith("ri-"))
+    bad = Chain(name, (Rule(Verdict.ACCEPT, (Match(Field.SOURCE4, set_name="no-such-set"),)),))
+    report = table.apply(Ruleset(ruleset.sets, {**ruleset.chains, name: bad}, ruleset.maps))
+    assert [refused for refused, _ in report.refused] == [name]
+    state = table.read()
+    assert set(state.chains) == set(ruleset.chains) and set(state.maps) == set(ruleset.maps)
+    assert not table.apply(ruleset).refused
+
+
+def test_what_nobody_can_load_is_an_error_and_changes_nothing(namespace: str, table: Table) -> None:
+    """DataplaneError carries the kernel's words; the table stays as it was."""
+    ruleset = engine(OPEN, WEB).compile()
+    table.apply(ruleset)
+    before = nft(namespace, "list", "table", "inet", "calico")
+    nowhere = {
+        name: VerdictMap(name, {**item.elements, "calibad": "no-such-chain"}) for name, item in ruleset.maps.items()
+    }
+    with pytest.raises(DataplaneError, match="nftables: "):
+        table.apply(Ruleset(ruleset.sets, ruleset.chains, nowhere))
+    assert nft(namespace, "list", "table", "inet", "calico") == before
+    assert not table.apply(ruleset)
+
+
+def test_rendered_text_loads_with_the_nft_program(namespace: str) -> None:
+    """What a person can print is what the kernel gets."""
+    ruleset = engine(OPEN, WEB, API, RULE, SET).compile()
+    command = ["nsenter", f"--net=/run/netns/{namespace}", "nft", "-f", "-"]
+    subprocess.run(command, input=render(ruleset), text=True, check=True)
+    made = in_namespace(namespace, Table)
+    assert not made.apply(ruleset)
+    made.close()
+
+
+def test_closed_session_answers_with_an_error(namespace: str) -> None:
+    """No crash in the library."""
+    session = in_namespace(namespace, Session)
+    session.close()
+    session.close()
+    with pytest.raises(DataplaneError, match="closed"):
+        session.run("list tables")
