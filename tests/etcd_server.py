@@ -37,6 +37,8 @@ class Member:
 
     def start(self, initial_cluster: str) -> None:
         command = [
+            # Ends with us even if we are killed; the process id stays that of etcd.
+            "setpriv", "--pdeathsig", "KILL",
             "etcd", "--name", self.name, "--data-dir", str(self.data_dir), "--enable-v2", "--unsafe-no-fsync",
             "--listen-client-urls", self.client_url, "--advertise-client-urls", self.client_url,
             "--listen-peer-urls", self.peer_url, "--initial-advertise-peer-urls", self.peer_url,

@@ -36,7 +36,9 @@ _OPTIONS: tuple[tuple[str, Any], ...] = (
     ("grpc.max_send_message_length", -1),
     # etcd tolerates a ping each 5 s while a call is open (--grpc-keepalive-min-time), none without.
     ("grpc.keepalive_time_ms", 6000),
-    ("grpc.keepalive_timeout_ms", 3000),
+    ("grpc.keepalive_timeout_ms", 4000),
+    # Without this one, gRPC waits a minute for the answer to its ping, whatever keepalive_timeout says.
+    ("grpc.http2.ping_timeout_ms", 4000),
     ("grpc.keepalive_permit_without_calls", 0),
     ("grpc.http2.max_pings_without_data", 0),
     # The defaults wait up to two minutes before they try a restarted etcd again.

@@ -1,0 +1,1 @@
+"""Stand-ins that the contract suite holds to the real thing."""
