@@ -156,13 +156,13 @@ class Endpoints:
         self._names[link.index] = link.name
         if known is None or (known.index, known.up, known.ipv4) != (link.index, link.up, link.ipv4):
             self._unsettled.add(link.name)
-        self._dirty.add(link.name)
+        self._mark(link.name)
 
     def on_link_gone(self, name: str) -> None:
         link = self._links.get(name)
         if link is not None:
             self._drop_link(link)
-            self._dirty.add(name)
+            self._mark(name)
 
     def on_links(self, links: Mapping[str, Link]) -> None:
         """A complete list of our links."""
@@ -307,6 +307,11 @@ class Endpoints:
         self._names.pop(link.index, None)
         self._routes.forget_link(link.index)
         self._unsettled.discard(link.name)
+
+    def _mark(self, name: str) -> None:
+        """A link that no endpoint names is no work."""
+        if name in self._claims:
+            self._dirty.add(name)
 
     def _touch(self, interfaces: Iterable[str]) -> None:
         self._dirty.update(interfaces)

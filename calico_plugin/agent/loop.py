@@ -9,6 +9,7 @@ with growing pauses while the others go on; losing the datastore changes nothing
 
 from __future__ import annotations
 
+import logging
 import selectors
 import time
 from dataclasses import dataclass, field
@@ -164,6 +165,9 @@ class Loop:
             (SWEEP_SECONDS, self._sweep),
         ):
             self._timers.every(every, job)
+        self._metrics.local_endpoints.set_function(lambda: len(self._endpoints))
+        self._metrics.routes.labels("IPv4:254").set_function(lambda: len(self._routes))
+        self._metrics.interfaces.labels("IPv4:254").set_function(lambda: len(self._endpoints.links))
         self._health.report(START_PART, detail="started")
         self._log.info("started", node=self._node, links=len(self._endpoints.links), routes=len(self._routes))
 
@@ -367,11 +371,9 @@ class Loop:
         )
 
     def _tell(self, report: CycleReport, started: float) -> None:
-        self._log.debug(report.sentence(), ms=round((self._clock() - started) * 1000, 1))
+        if self._log.is_enabled_for(logging.DEBUG):
+            self._log.debug(report.sentence(), ms=round((self._clock() - started) * 1000, 1))
         self._metrics.batch_size.observe(report.updates)
-        self._metrics.local_endpoints.set(len(self._endpoints))
-        self._metrics.routes.labels("IPv4:254").set(len(self._routes))
-        self._metrics.interfaces.labels("IPv4:254").set(len(self._endpoints.links))
         if report.problems:
             self._metrics.apply_failures.inc()
             self._log.error("a pass failed in part and will be repeated", problems=report.problems)
@@ -379,8 +381,8 @@ class Loop:
             self._first_pass_done = True
             seconds = self._clock() - self._started
             self._metrics.initial_resync_seconds.set(seconds)
+            self._report_health()
             self._log.info("the first pass is done", endpoints=len(self._endpoints), seconds=round(seconds, 3))
-        self._report_health()
 
     def _retry(self) -> None:
         pause = min(_LONGEST_PAUSE, _FIRST_PAUSE * 2 ** min(self._failures, 16))
