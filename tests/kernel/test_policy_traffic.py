@@ -113,7 +113,7 @@ def test_interface_that_no_endpoint_names_is_dark(lab: Lab) -> None:
 
 
 def test_workload_sends_with_its_own_addresses_only(lab: Lab) -> None:
-    """64: another address of the pool, a neighbour's, and an outside one are dropped before any policy; both IP versions."""
+    """64: another address of the pool, a neighbour's, an outside one are dropped before any policy; IPv4 and IPv6."""
     forged = [Packet("10.65.0.99", E), Packet(A, E), Packet(E, A), Packet("fd65::99", E6), Packet(A6, E6)]
     assert lab.router.send(forged, via="caliweb") == [False] * 5
     assert lab.router.send([Packet(W, E), Packet(W6, E6)]) == [True] * 2
