@@ -51,7 +51,7 @@ from calico_plugin.ipam.queries import Allocation, Queries
 from calico_plugin.ipam.releasing import Release, ReleaseAddresses, Released, ReleaseHandle
 from calico_plugin.ipam.turn import Rules, Turn
 from calico_plugin.ipam.usage import PoolUse
-from calico_plugin.ipam.view import ClusterView, DirectView
+from calico_plugin.ipam.view import ClusterView, DirectView, HeldView
 from calico_plugin.model import keys
 
 T = TypeVar("T")
@@ -269,19 +269,19 @@ class Allocator:
 
     def _serve(self, jobs: list[Job], deadline: Deadline) -> None:
         """Plan the jobs together, commit, settle. Those that did not fit stay open."""
-        view = self._view
+        view = HeldView(self._view)
         for attempt in range(_TRIES):
             deadline.check("etcd to give or take an address")
             turn = Turn(self._kv, self._ledger, view, self._rules, deadline, self._rules.now())
             outcomes = [(job, outcome) for job in jobs if (outcome := _plan(turn, job)) is not None]
             if turn.commit():
-                doubted = _settle(outcomes, believe=view is self._direct)
+                doubted = _settle(outcomes, believe=view.view is self._direct)
                 if not doubted:
                     return
                 # A view that lags must not be the reason of a refusal.
-                jobs, view = doubted, self._direct
+                jobs, view = doubted, HeldView(self._direct)
             elif turn.stale_inputs:
-                view = self._direct
+                view = HeldView(self._direct)
             if attempt >= _PATIENT_TRIES:
                 self._sleep(min(deadline.left(), random.uniform(0, min(_LONGEST_PAUSE, 0.001 * 2 ** min(attempt, 8)))))
         raise Conflict(

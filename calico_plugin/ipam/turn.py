@@ -22,7 +22,7 @@ from calico_plugin.ipam import block as arithmetic
 from calico_plugin.ipam.cidr import Cidr
 from calico_plugin.ipam.ledger import ABSENT, Entry, Ledger, Stored, affinity_key, block_key
 from calico_plugin.ipam.pools import Pool, Selects, StartIndex
-from calico_plugin.ipam.view import ClusterView, Inputs, NodeView
+from calico_plugin.ipam.view import HeldView, Inputs, NodeView
 from calico_plugin.model import keys
 from calico_plugin.model.ipam import Affinity, Block, Handle
 
@@ -64,13 +64,11 @@ class Turn:
 
     kv: KV
     ledger: Ledger
-    view: ClusterView
+    view: HeldView
     rules: Rules
     deadline: Deadline
     now: datetime
     stale_inputs: bool = False
-    _inputs: Inputs | None = None
-    _nodes: dict[str, NodeView | None] = field(default_factory=dict)
     _reads: dict[str, Entry] = field(default_factory=dict)
     _fetched: set[str] = field(default_factory=set)
     _writes: dict[str, Stored | None] = field(default_factory=dict)
@@ -82,14 +80,10 @@ class Turn:
 
     @property
     def inputs(self) -> Inputs:
-        if self._inputs is None:
-            self._inputs = self.view.inputs(self.deadline)
-        return self._inputs
+        return self.view.inputs(self.deadline)
 
     def node(self, name: str) -> NodeView | None:
-        if name not in self._nodes:
-            self._nodes[name] = self.view.node(name, self.deadline)
-        return self._nodes[name]
+        return self.view.node(name, self.deadline)
 
     def rely_on_inputs(self, pools: Iterable[Pool], node: str | None = None) -> None:
         """The commit shall hold only while configuration, reservations, these pools and this node are what the view

@@ -164,6 +164,25 @@ def _node(item: KeyValue | None) -> NodeView | None:
     return NodeView(codec.decode(Node, item.key, item.value).labels, item.revision) if item else None
 
 
+class HeldView:
+    """Asks another view once for each thing: several tries at one commit rest on the same answers, which it compares."""
+
+    def __init__(self, view: ClusterView) -> None:
+        self.view = view
+        self._inputs: Inputs | None = None
+        self._nodes: dict[str, NodeView | None] = {}
+
+    def inputs(self, deadline: Deadline) -> Inputs:
+        if self._inputs is None:
+            self._inputs = self.view.inputs(deadline)
+        return self._inputs
+
+    def node(self, name: str, deadline: Deadline) -> NodeView | None:
+        if name not in self._nodes:
+            self._nodes[name] = self.view.node(name, deadline)
+        return self._nodes[name]
+
+
 def _readable(kind: Type[T], item: KeyValue) -> T | None:
     """Bad data counts as absent (Calico drops it from lists too)."""
     try:
