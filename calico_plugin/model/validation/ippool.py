@@ -21,9 +21,8 @@ def pool(resource: IPPool, parse: SelectorParser) -> Problems:
     )
     if fault:
         yield Problem("spec.cidr", spec.cidr or None, fault)
-    else:
-        network = text.network_or_none(spec.cidr)
-        assert network
+    network = text.network_or_none(spec.cidr)
+    if network:
         yield from _cidr(spec, network)
     yield from _uses(spec)
     if spec.assignment_mode == "":
