@@ -1,9 +1,10 @@
-"""Addresses per second: ours beside the original's way, in one run, on an empty pool and on one full of other hosts' blocks.
+"""Addresses per second: ours beside the original's way, in one run, on an empty pool and on one full of other hosts'
+blocks.
 
-    python -m benchmarks.ipam [--seconds 4] [--addresses 3000] [--in-use 60000] [--endpoint URL] [--no-fsync]
+python -m benchmarks.ipam [--seconds 4] [--addresses 3000] [--in-use 60000] [--endpoint URL] [--no-fsync]
 
-Each simulated host is a process of its own, its callers are threads, as in a driver. Every address has a handle and attributes. An etcd
-of its own is started on this disk, with fsync, unless `--endpoint` names one that may be emptied.
+Each simulated host is a process of its own, its callers are threads, as in a driver. Every address has a handle and
+attributes. An etcd of its own is started on this disk, with fsync, unless `--endpoint` names one that may be emptied.
 """
 from __future__ import annotations
 
@@ -87,7 +88,9 @@ def assigner(task: Task, kv: EtcdKV) -> tuple[Callable[[str], None], Callable[[]
 
 
 def run_host(task: Task, ready: Any, start: Any, results: Any) -> None:
-    """One process: give addresses from all callers until the time or the number is up; sends (count, seconds, latencies, errors)."""
+    """One process: give addresses from all callers until the time or the number is up; sends (count, seconds,
+    latencies, errors).
+    """
     kv = connect([task.endpoint])
     assign, close = assigner(task, kv)
     assign(f"{task.host}-warm")
@@ -148,10 +151,9 @@ def prepare(kv: EtcdKV, in_use: int) -> None:
     deadline = Deadline(120)
     kv.delete_prefix("/calico/", deadline)
     for number in range(8):
-        node = {"kind": "Node", "apiVersion": "projectcalico.org/v3", "metadata": {"name": f"bench-{number}"}, "spec": {}}
+        node = {"kind": "Node", "metadata": {"name": f"bench-{number}"}, "spec": {}}
         kv.put(keys.resource("Node", f"bench-{number}"), json.dumps(node).encode(), deadline)
-    pool = {"kind": "IPPool", "apiVersion": "projectcalico.org/v3", "metadata": {"name": "pool"},
-            "spec": {"cidr": POOL, "blockSize": 26, "nodeSelector": "all()"}}
+    pool = {"kind": "IPPool", "metadata": {"name": "pool"}, "spec": {"cidr": POOL, "blockSize": 26}}
     kv.put(keys.resource("IPPool", "pool"), json.dumps(pool).encode(), deadline)
     full = -(-in_use // 64)
     for start in range(0, full, 16):
@@ -162,7 +164,9 @@ def prepare(kv: EtcdKV, in_use: int) -> None:
 
 
 def foreign_block(number: int) -> list[Put]:
-    """A block of another host, every address of which is in use by a container of its own. Blocks are spread over the pool."""
+    """A block of another host, every address of which is in use by a container of its own. Blocks are spread over the
+    pool.
+    """
     count = 1024
     network = list(ip_network(POOL).subnets(new_prefix=26))[number * 7 % count]
     host = f"other-{number // 8}"
@@ -205,7 +209,7 @@ def main() -> int:
     parser.add_argument("--endpoint", default="", help="an etcd that may be emptied, instead of one of our own")
     parser.add_argument("--no-fsync", action="store_true", help="etcd without fsync: shows what the disk costs")
     options = parser.parse_args()
-    report = Report("ipam", "Addresses per second: the original's way and ours in one run, and the Go original as recorded")
+    report = Report("ipam", "Addresses per second: the original's way and ours in one run; the Go original as recorded")
     with etcd(options) as endpoint:
         kv = connect([endpoint])
         for in_use in (0, options.in_use):

@@ -1,8 +1,10 @@
-"""The original's way to give an address, with its number and order of reads and writes: the yardstick of `benchmarks.ipam`.
+"""The original's way to give an address, with its number and order of reads and writes: the yardstick of
+`benchmarks.ipam`.
 
-Follows Calico's allocator as its round trips were recorded (8 reads and 2 writes for an address out of a block with room; more for full
-blocks ahead of it, lost races and new blocks, for which all blocks are listed). In Python, over the same client as ours, so that what
-is compared is the way, not the language: the Go original's absolute figures are in `benchmarks.ipam`.
+Follows Calico's allocator as its round trips were recorded (8 reads and 2 writes for an address out of a block with
+room; more for full blocks ahead of it, lost races and new blocks, for which all blocks are listed). In Python, over
+the same client as ours, so that what is compared is the way, not the language: the Go original's absolute figures are
+in `benchmarks.ipam`.
 """
 from __future__ import annotations
 

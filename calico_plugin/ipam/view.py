@@ -165,7 +165,8 @@ def _node(item: KeyValue | None) -> NodeView | None:
 
 
 class HeldView:
-    """Asks another view once for each thing: several tries at one commit rest on the same answers, which it compares."""
+    """Asks another view once for each thing: several tries at one commit rest on the same answers, which it compares.
+    """
 
     def __init__(self, view: ClusterView) -> None:
         self.view = view

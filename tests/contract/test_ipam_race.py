@@ -1,4 +1,6 @@
-"""Processes that race for addresses on one real etcd: none is ever given twice, none is lost, and it ends in bounded time."""
+"""Processes that race for addresses on one real etcd: none is ever given twice, none is lost, and it ends in bounded
+time.
+"""
 
 from __future__ import annotations
 
@@ -76,7 +78,8 @@ def take_all(endpoint: str, host: str, start: Any, results: Any) -> None:
             number += 1
             try:
                 assigned = allocator.auto_assign(
-                    host, count, handle=handle, attributes={"node": host}, max_blocks=1000, partial=True, deadline=Deadline(50)
+                    host, count, handle=handle, attributes={"node": host}, max_blocks=1000, partial=True,
+                    deadline=Deadline(50),
                 )
             except Exception as error:
                 errors.append(repr(error))
@@ -158,7 +161,9 @@ def race(endpoint: str, target: Any, hosts: list[str]) -> Given:
     return [one for given, _ in parts for one in given]
 
 
-@pytest.mark.parametrize("hosts", [[f"racer-{n}" for n in range(PROCESSES)], ["racer-0"] * PROCESSES], ids=["hosts", "one-host"])
+@pytest.mark.parametrize(
+    "hosts", [[f"racer-{n}" for n in range(PROCESSES)], ["racer-0"] * PROCESSES], ids=["hosts", "one-host"]
+)
 def test_eight_processes_and_two_thousand_addresses(etcd: str, kv: EtcdKV, hosts: list[str]) -> None:
     """All 2,000 addresses of two pools are given, each once, down to the last, which only borrowing reaches."""
     # 1,024 + 512 + 256 + 128 + 64 + 16 = 2,000
