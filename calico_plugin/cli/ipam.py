@@ -50,15 +50,25 @@ def show(
 
 @ipam.command()
 @click.option("--ip", help="The address to release.")
-@click.option("--force", is_flag=True, help="Also when an endpoint still has it.")
+@click.option(
+    "--from-report", "reports", multiple=True, help="Release what this report of `ipam check -o` found leaked."
+)
+@click.option("--force", is_flag=True, help="Also when an endpoint has it, or when a report is not of this moment.")
 @common
 @click.pass_context
-def release(context: click.Context, ip: str | None, force: bool, **given: Any) -> None:
-    """Take back an address that nobody uses any more. This does not touch a running container."""
+def release(context: click.Context, ip: str | None, reports: tuple[str, ...], force: bool, **given: Any) -> None:
+    """Take back addresses that nobody uses any more. This does not touch a running container."""
     session = session_of(context, given)
-    if not ip:
-        raise InvalidInput("--ip", None, "give the address to release")
+    if bool(ip) == bool(reports):
+        raise InvalidInput("--ip", ip, "give either the address to release, or --from-report")
     session.resources  # the version check
+    if reports:
+        _release_from(session, reports, force)
+    elif ip:
+        _release_one(session, ip, force)
+
+
+def _release_one(session: Session, ip: str, force: bool) -> None:
     user = None if force else _user_of(session, ipam_show.parse_address(ip))
     if user:
         raise InvalidInput("--ip", ip, f"{user} still has this address; stop its container, or use --force")
@@ -66,6 +76,15 @@ def release(context: click.Context, ip: str | None, force: bool, **given: Any) -
     if not released.addresses:
         raise NotFound(f"allocation of address {ip}", f"IP address {ip} is not assigned")
     click.echo(f"Successfully released IP address {ip}")
+
+
+def _release_from(session: Session, reports: tuple[str, ...], force: bool) -> None:
+    from calico_plugin.cli import ipam_report
+
+    done, kept = ipam_report.release(session, reports, force)
+    click.echo(f"Successfully released {done} IP address(es)")
+    if kept:
+        raise CalicoError("\n".join(kept))
 
 
 def _user_of(session: Session, address: str) -> str:

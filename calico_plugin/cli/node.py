@@ -106,7 +106,7 @@ def run(context: click.Context, dry_run: bool, init_system: bool, wait: float, *
         return
     _need_root()
     if not os.environ.get("CALICO_CTL_CONTAINER"):
-        hostprep.prepare(click.echo, _warn)
+        hostprep.prepare(settings.lib_dir, click.echo, _warn)
     if (pid := detached.stop(settings.run_dir)) is not None:
         click.echo(f"Ended the calico-node that was running (process {pid or 'gone, its parts were left'})")
     if init_system:

@@ -60,6 +60,7 @@ class Field(Enum):
     IN_INTERFACE_SOURCE6 = "input interface . source6"
     CONNECTION_STATE = "connection state"
     CONNECTION_STATUS = "connection status"
+    SPARED = "accepted before translation"
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,9 +80,10 @@ class Match:
 class Verdict(Enum):
     """`ACCEPT` ends the base chain only (later ones of the hook still run), `DROP` is final, `RETURN` goes back.
 
-    `JUMP`/`GOTO` name a chain in `Rule.target`; `MAP_IN`/`MAP_OUT` look the input/output interface up in the verdict
-    map `Rule.target` and carry on when it is not there; `ESTABLISHED` accepts established and related packets and
-    drops invalid ones.
+    `UNTRACK` accepts and keeps connection tracking off the packet, `SPARE` accepts and tells later chains of ours so
+    (`Field.SPARED`). `JUMP`/`GOTO` name a chain in `Rule.target`; `MAP_IN`/`MAP_OUT` look the input/output interface
+    up in the verdict map `Rule.target` and carry on when it is not there; `ESTABLISHED` accepts established and
+    related packets and drops invalid ones.
     """
 
     ACCEPT = "accept"
@@ -93,7 +95,8 @@ class Verdict(Enum):
     MAP_OUT = "look up output interface"
     ESTABLISHED = "accept established, drop invalid"
     MASQUERADE = "masquerade"
-    NOTRACK = "do not track"
+    UNTRACK = "accept, do not track"
+    SPARE = "accept, and remember"
     CONTINUE = "continue"
 
 

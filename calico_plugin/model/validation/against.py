@@ -32,7 +32,8 @@ def new_pool(pool: IPPool, others: Iterable[IPPool], blocks: Iterable[str]) -> N
             and block.overlaps(network)
             and block.prefixlen != pool.spec.effective_block_size
         ):
-            hint = f"the block {cidr} of an earlier pool lies in {pool} and has another size; use blockSize {block.prefixlen}"
+            size = block.prefixlen
+            hint = f"the block {cidr} of an earlier pool lies in {pool} and has another size; use blockSize {size}"
             raise InvalidInput("spec.blockSize", pool.spec.effective_block_size, hint)
 
 
