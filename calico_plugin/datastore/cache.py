@@ -1,7 +1,7 @@
 """A part of etcd held in memory by a thread that follows it: answers without a round trip, and tells what changed.
 
-The owner of the thread is the only writer; readers get immutable values. Values are kept as bytes and decoded by who asks
-(`View` decodes a prefix once for each time it changed). A cache that was never in sync refuses to answer; one that lost etcd
+Its thread is the only writer; readers get immutable values. Values are kept as bytes and decoded by who asks (`View`
+decodes a prefix once for each time it changed). A cache that was never in sync refuses to answer; one that lost etcd
 goes on answering with what it knows, and says so (`in_sync`, `last_error`, `stale_seconds`).
 """
 
@@ -29,7 +29,13 @@ class Cache:
     """Follows `prefixes` (none may begin with another) from `start` to `close`. `name` is for logs and errors."""
 
     def __init__(
-        self, kv: KV, prefixes: Sequence[str], *, name: str = "cache", watch: Watch | None = None, clock: Clock = time.monotonic
+        self,
+        kv: KV,
+        prefixes: Sequence[str],
+        *,
+        name: str = "cache",
+        watch: Watch | None = None,
+        clock: Clock = time.monotonic,
     ) -> None:
         self._name, self._clock = name, clock
         self._watch = watch or Watch(kv, prefixes)

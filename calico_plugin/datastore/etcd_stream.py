@@ -23,8 +23,8 @@ class EtcdWatchStream:
 
     etcd never splits a revision over two answers unless asked to (fragment), and each answer belongs to one prefix.
 
-    Each watch starts one revision early and drops what comes from there: etcd before 3.4.36 and 3.5.18 loses a delete at
-    exactly the start revision when history was compacted up to it, without a word. One earlier it says "compacted".
+    Each watch starts one revision early and drops what comes from there: etcd before 3.4.36 and 3.5.18 loses a delete
+    at exactly the start revision when history was compacted up to it, without a word. One earlier it says "compacted".
     """
 
     def __init__(self, transport: Transport, starts: Mapping[str, int]) -> None:

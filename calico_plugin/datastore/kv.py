@@ -2,6 +2,9 @@
 
 Every call takes the Deadline of the whole operation and raises only `errors.DatastoreError`s, `Conflict`, `NotFound`,
 `AlreadyExists` or `DeadlineExceeded`. Revisions are etcd's: mod_revision of a key, header revision of an answer.
+
+A write whose answer was lost is found again by its bytes. Writers that compete for a key and must not both believe that
+they won therefore put something of their own in the value: a uid, a node and time, a handle.
 """
 
 from __future__ import annotations
@@ -35,7 +38,8 @@ class Listing:
 class Compare:
     """Holds when the key's mod_revision is `revision`; 0 means the key does not exist.
 
-    With `prefix`, `key` is a prefix and the compare holds when no key under it was put after `revision` (a delete is not seen).
+    With `prefix`, `key` is a prefix and the compare holds when no key under it was put after `revision` (a delete is
+    not seen). Then `Commit.current` has nothing of use under it.
     """
 
     key: str

@@ -23,7 +23,7 @@ from calico_plugin.datastore.etcd_errors import Retry
 from calico_plugin.deadline import Deadline
 from calico_plugin.errors import CalicoError, DatastoreUnavailable, InvalidInput
 
-# A member that hangs must not eat the time of the others. Longer than an etcd election (1 s), so that a slow one is waited for.
+# A member that hangs must not eat the time of the others. Longer than an election (1 s), so that one is waited for.
 TRY_SECONDS = 3.0
 # How long a call goes on while every endpoint refuses: an etcd restart or an election passes unseen.
 PATIENCE_SECONDS = 5.0

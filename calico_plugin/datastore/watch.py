@@ -1,8 +1,9 @@
 """List, then watch, for ever: what a follower of some prefixes has to know, as events.
 
 `Listed` is the whole content at one revision; `Changes` follow it without a gap. A broken stream goes on at the last
-revision (`Broken`, then `Changes`); when that is compacted, or etcd was set back, a new `Listed` comes, and `difference`
-tells what it changes. `close` may be called from any thread and ends the iteration at once, whatever etcd does.
+revision (`Broken`, then `Changes`); when that is compacted, or etcd was set back, a new `Listed` comes, and
+`difference` tells what it changes. `close` may be called from any thread and ends the iteration at once, whatever
+etcd does.
 """
 
 from __future__ import annotations
@@ -116,7 +117,7 @@ class Watch:
             stream.close()
 
     def _list(self) -> Listed | None:
-        """None once closed. A list cannot be called off, so it has a thread, which ends with its deadline at the latest."""
+        """None once closed. A list cannot be called off, so it has a thread, which ends by its deadline."""
         threading.Thread(target=self._list_into, args=(self._lists,), name="datastore-list", daemon=True).start()
         answer = self._lists.get()
         if isinstance(answer, Exception):

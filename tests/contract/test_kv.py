@@ -155,7 +155,7 @@ def test_commit_is_all_or_nothing(any_kv: KV, soon: Soon) -> None:
 
 
 def test_failed_commit_shows_all_compared_keys(any_kv: KV, soon: Soon) -> None:
-    """When one compare fails nothing is done, and the caller learns what each compared key holds without another read."""
+    """When one compare fails nothing is done, and the caller learns what each compared key holds."""
     a = any_kv.create("/t/a", b"1", soon())
     b = any_kv.create("/t/b", b"1", soon())
     any_kv.replace("/t/b", b"2", b, soon())
@@ -174,6 +174,17 @@ def test_failed_commit_shows_all_compared_keys(any_kv: KV, soon: Soon) -> None:
 def test_commit_deletes_what_is_absent(any_kv: KV, soon: Soon) -> None:
     """A delete in a commit has nothing against a key that is gone."""
     assert any_kv.commit((), (Delete("/t/none"), Put("/t/a", b"1")), soon()).succeeded
+
+
+def test_commit_that_relies_on_a_whole_list(any_kv: KV, soon: Soon) -> None:
+    """A compare over a prefix fails once any key under it was put after the list, and does not see other keys."""
+    any_kv.put("/t/a/1", b"1", soon())
+    listed = any_kv.list("/t/a/", soon()).revision
+    any_kv.put("/t/b", b"1", soon())
+    assert any_kv.commit((Compare("/t/a/", listed, prefix=True),), (Put("/t/c", b"1"),), soon()).succeeded
+    assert any_kv.commit((Compare("/t/none/", listed, prefix=True),), (Put("/t/c", b"1"),), soon()).succeeded
+    any_kv.put("/t/a/2", b"1", soon())
+    assert not any_kv.commit((Compare("/t/a/", listed, prefix=True),), (Put("/t/c", b"2"),), soon()).succeeded
 
 
 def test_put_is_blind(any_kv: KV, soon: Soon) -> None:

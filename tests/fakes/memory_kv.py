@@ -1,4 +1,4 @@
-"""The KV protocol in memory, for tests that need many stores or many steps. `tests/contract` holds it to what etcd does.
+"""The KV protocol in memory, for tests that need many stores or steps. `tests/contract` holds it to what etcd does.
 
 `fault` is called with the verb before each operation and may raise what etcd would: a test's way to let calls fail.
 """
@@ -91,10 +91,16 @@ class MemoryKV:
         self._begin("commit", deadline)
         with self.condition:
             current = {compare.key: self._now.get(compare.key) for compare in compares}
-            held = all(_revision(current[compare.key]) == compare.revision for compare in compares)
+            held = all(self._holds(compare) for compare in compares)
             if held:
                 self._apply(operations)
             return Commit(held, self.revision, {} if held else current)
+
+    def _holds(self, compare: Compare) -> bool:
+        if compare.prefix:
+            under = [item for key, item in self._now.items() if key.startswith(compare.key)]
+            return all(item.revision <= compare.revision for item in under)
+        return _revision(self._now.get(compare.key)) == compare.revision
 
     def watch(self, prefix: str, revision: int) -> MemoryWatchStream:
         return self.watch_many({prefix: revision})
