@@ -17,13 +17,14 @@ from calico_plugin.dataplane.libnftables import Session
 from calico_plugin.dataplane.netlink import Netlink, dump, iproute, mapped
 from calico_plugin.errors import CalicoError
 from calico_plugin.model.names import BIRD_ROUTE_PROTOCOL, INTERFACE_PREFIX, NFT_TABLE, ROUTE_PROTOCOL
+from calico_plugin.node import hostprep
 from calico_plugin.node.ready import PLUGIN_SOCKETS
 
 
 def reset(settings: Settings) -> Iterator[str]:
     """Do all steps, one sentence for each that found something. A failed step costs only itself and is raised last."""
     failures = []
-    for step in (_links, _routes, _table, _rules, _files):
+    for step in (_links, _routes, _table, _rules, _forwarding, _files):
         try:
             yield from step(settings)
         except CalicoError as error:
@@ -87,6 +88,11 @@ def _rules(settings: Settings) -> Iterator[str]:
     count = forwarding.remove()
     if count:
         yield f"Removed {count} iptables rules"
+
+
+def _forwarding(settings: Settings) -> Iterator[str]:
+    if hostprep.restore(settings.lib_dir):
+        yield "Switched IPv6 forwarding off again"
 
 
 def _files(settings: Settings) -> Iterator[str]:
