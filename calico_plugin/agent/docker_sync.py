@@ -70,7 +70,7 @@ class DockerSync:
         self._absent_since: dict[str, float] = {}
         self._destroyed: dict[str, float] = {}
         self._log = structlog.get_logger(part="docker")
-        self._quiet = True
+        self._refused: dict[str, tuple[str, ...]] = {}
         self.listener = Worker("docker-events", self._listen, every=_RECONNECT, longest=_RECONNECT)
         self.worker = Worker("docker", self._step, every=_TURN, longest=5.0)
 
@@ -83,17 +83,16 @@ class DockerSync:
     # The listener's thread
 
     def _listen(self) -> None:
+        self._api = None
         if not answers(self._settings.base_url):
             return
         try:
             self._follow()
         except DockerError as error:
-            if not self.listener.stopping.is_set():
-                self._log.debug("Docker's event stream broke", error=str(error))
-        finally:
-            self._metrics.docker_connected.set(0)
-            self._api = self._stream = None
-        if not self.listener.stopping.is_set():
+            self._log.debug("Docker does not answer", error=str(error))
+        connected, self._api = self._api is not None, None
+        self._metrics.docker_connected.set(0)
+        if connected and not self.listener.stopping.is_set():
             self._log.info("Docker's event stream ended; it will be opened again")
 
     def _follow(self) -> None:
@@ -163,7 +162,9 @@ class DockerSync:
                 self._networks.complete(network)
         self._forget_networks(api, listed)
         if self._settings.label_endpoints:
-            self._label(api.containers())
+            running = api.containers()
+            self._refused = {one.id: self._refused[one.id] for one in running if one.id in self._refused}
+            self._label(running)
         if linkless := self._linkless():
             self._forget_endpoints(linkless, api.containers())
 
@@ -172,7 +173,11 @@ class DockerSync:
 
     def _label(self, containers: Sequence[Container]) -> None:
         for container in containers if self._settings.label_endpoints else ():
-            labels.apply(self._store, self._node, container)
+            wanted, refused = labels.wanted(container.labels)
+            if refused and self._refused.get(container.id) != refused:
+                self._log.warning("labels that Calico does not take are left out", container=container.id[:12], labels=refused)
+                self._refused[container.id] = refused
+            labels.apply(self._store, self._node, container.endpoints.values(), wanted)
 
     def _forget_networks(self, api: DockerApi, listed: Sequence[DockerNetwork]) -> None:
         """Records of networks that Docker removed while the driver was away."""

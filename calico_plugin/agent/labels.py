@@ -1,18 +1,16 @@
 """Container labels that begin with `org.projectcalico.label.` become labels of the container's endpoints (prefix removed).
 
-A label that Calico would not take is left out alone, with a warning; the labels that Calico keeps itself cannot be set. For a moment
+A label that Calico would not take is left out alone; the labels that Calico keeps itself cannot be set. For a moment
 after its start a container is policed as if it had none of them: Docker tells a driver nothing about labels.
 """
 
 from __future__ import annotations
 
 import re
-from typing import Mapping
+from typing import Iterable, Mapping
 
-import structlog
 from msgspec.structs import replace
 
-from calico_plugin.agent.docker_api import Container
 from calico_plugin.datastore.store import Store
 from calico_plugin.deadline import Deadline
 from calico_plugin.errors import Conflict, NotFound
@@ -42,16 +40,11 @@ def wanted(container: Mapping[str, str]) -> tuple[dict[str, str], tuple[str, ...
     return taken, tuple(refused)
 
 
-def apply(store: Store, node: str, container: Container) -> int:
-    """Put the labels on all endpoints of a container; how many endpoints changed. Raises DatastoreError."""
-    labels, refused = wanted(container.labels)
-    if refused:
-        structlog.get_logger(part="docker").warning(
-            "labels that Calico does not take are left out", container=container.id[:12], labels=list(refused)
-        )
+def apply(store: Store, node: str, endpoints: Iterable[str], labels: Mapping[str, str]) -> int:
+    """Put labels on endpoints, given by their ids; how many changed. Raises DatastoreError."""
     if not labels:
         return 0
-    return sum(_label(store, names.workload_endpoint(node, endpoint), labels) for endpoint in container.endpoints.values())
+    return sum(_label(store, names.workload_endpoint(node, endpoint), labels) for endpoint in endpoints)
 
 
 def _label(store: Store, name: str, labels: Mapping[str, str]) -> bool:

@@ -54,7 +54,9 @@ _FIRST_PAUSE, _LONGEST_PAUSE = 0.05, 10.0
 
 @dataclass(frozen=True, slots=True)
 class Stop:
-    """Ends the loop after the present pass."""
+    """Ends the loop after the present pass; `failed`: because a part that it cannot do without ended."""
+
+    failed: bool = False
 
 
 class Listeners(Protocol):
@@ -128,10 +130,11 @@ class Loop:
         self._orphans: dict[str, float] = {}
         self._missing: dict[ResourceKey, float] = {}
         self.linkless: tuple[LocalEndpoint, ...] = ()
-        self._ipv6_forwarding = False
+        self._ipv6_forwarding = self._failed = False
+        self._told: set[str] = set()
 
-    def run(self) -> None:
-        """Until Stop is put into the mailbox. Rules, routes and status files stay."""
+    def run(self) -> bool:
+        """Until Stop is put into the mailbox; whether that was meant. Rules, routes and status files stay."""
         for part, timeout in ((START_PART, None), (SYNC_PART, None), (HEALTH_PART, 90.0)):
             self._health.register(part, timeout)
         self._start()
@@ -144,6 +147,7 @@ class Loop:
                 bug(self._log, "a pass failed", error=str(error))
                 self._endpoints.touch_all()
                 self._retry()
+        return not self._failed
 
     def close(self) -> None:
         self._selector.close()
@@ -205,6 +209,7 @@ class Loop:
                 self._endpoints.forgotten(message.addresses)
             elif isinstance(message, Stop):
                 self._stopping = True
+                self._failed = self._failed or message.failed
 
     def _on_datastore(self, event: Listed | Changes, report: CycleReport) -> None:
         with self._metrics.update_seconds.time():
@@ -398,6 +403,7 @@ class Loop:
         self._files.read()
         self._files_dirty = True
         self._count()
+        self._policy.count()
         self._report_health()
 
     def _host_settings(self) -> None:
@@ -411,7 +417,9 @@ class Loop:
                 if sysctl.ensure(name, "1"):
                     self._log.info("forwarding was off and is on now", setting=name.replace("/", "."))
             except DataplaneError as error:
-                self._log.error("containers cannot be reached", error=str(error))
+                if name not in self._told:
+                    self._log.error("containers cannot be reached", error=str(error))
+                self._told.add(name)
 
     def _cover_gateway(self) -> None:
         """Proxy ARP answers for the gateway only while the host has a route there (a default route, normally)."""

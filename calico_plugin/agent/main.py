@@ -6,6 +6,7 @@ import os
 import signal
 import sys
 import threading
+from contextlib import closing
 from dataclasses import dataclass
 from typing import Any, Callable, Iterable, Sequence
 
@@ -107,37 +108,34 @@ class Workers:
 
 
 def main() -> int:
-    """Exit status: 0 after SIGTERM or SIGINT, 1 when it cannot start."""
+    """Exit status: 0 after SIGTERM or SIGINT, 1 when it cannot start or a part of it failed."""
     try:
         settings = Settings.checked(os.environ)
         log.setup("calico-agent", settings.log_level)
         settings.run_dir.mkdir(parents=True, exist_ok=True)
-        lock = AgentLock(settings.run_dir)
+        with closing(AgentLock(settings.run_dir)):
+            return 0 if run(settings) else 1
     except (CalicoError, OSError) as error:
         print(f"calico-agent: {error}", file=sys.stderr)
         return 1
-    try:
-        run(settings)
-    finally:
-        lock.close()
-    return 0
 
 
-def run(settings: Settings) -> None:
-    """Until SIGTERM or SIGINT."""
+def run(settings: Settings) -> bool:
+    """Until SIGTERM or SIGINT; False when it ended by itself. Raises CalicoError when it cannot start."""
     mailbox = Mailbox()
     metrics, health = Metrics(settings.node_name), Health()
-    kv = _connect(settings)
-    linkless: list[Callable[[], Sequence[Any]]] = []
-    workers = _workers(settings, kv, mailbox, metrics, health, lambda: linkless[0]() if linkless else ())
     policy = Policy(PolicyEngine(settings.node_name, PolicyOptions()), Table(), metrics)
+    loops: list[Loop] = []
+    workers = _workers(
+        settings, _connect(settings), mailbox, metrics, health, lambda: loops[0].linkless if loops else ()
+    )
     loop = Loop(settings.node_name, mailbox, policy, StatusFiles(settings.run_dir), workers, metrics, health)
-    linkless.append(lambda: loop.linkless)
+    loops.append(loop)
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: mailbox.put(Stop()))
     workers.start(mailbox)
     try:
-        loop.run()
+        return loop.run()
     finally:
         workers.stop()
         loop.close()
@@ -217,8 +215,13 @@ def _assert_forwarding(metrics: Metrics) -> None:
 
 
 def _follow(watch: Watch, mailbox: Mailbox) -> None:
-    for event in watch:
-        mailbox.put(event)
+    """Hand on what the watch tells. Without it the agent would be deaf for ever, so its supervisor shall start it anew."""
+    try:
+        for event in watch:
+            mailbox.put(event)
+    except Exception:
+        log.bug(structlog.get_logger(part="datastore"), "the watch ended")
+        mailbox.put(Stop(failed=True))
 
 
 if __name__ == "__main__":

@@ -22,6 +22,7 @@ class Policy:
     def __init__(self, engine: PolicyEngine, table: Table, metrics: Metrics) -> None:
         self._engine, self._table, self._metrics = engine, table, metrics
         self._dirty = self.failed = False
+        self._ruleset = Ruleset()
         self._problems: Mapping[ResourceKey, str] = {}
         self.in_force: Mapping[str, ResourceKey] = {}
         self._log = structlog.get_logger(part="policy")
@@ -55,12 +56,12 @@ class Policy:
             self._metrics.nft_errors.inc()
             raise
         self.failed = self._dirty = False
+        self._ruleset = ruleset
         self.in_force = dict(self._engine.interfaces())
         self._tell_problems()
         if not applied:
             return ""
         self._metrics.nft_calls.inc(applied.attempts)
-        self._count(ruleset)
         return (
             f"wrote {applied.chains} chains, {applied.elements} map elements, {applied.members} set members"
             f" and removed {applied.removed} objects"
@@ -74,12 +75,14 @@ class Policy:
             self._log.warning("the table could not be audited", error=str(error))
             return ()
 
+    def count(self) -> None:
+        """Sizes for the metrics."""
+        self._metrics.nft_chains.set(len(self._ruleset.chains))
+        self._metrics.nft_rules.set(sum(len(chain.rules) for chain in self._ruleset.chains.values()))
+        self._metrics.nft_sets.set(len(self._ruleset.sets))
+
     def close(self) -> None:
         self._table.close()
-
-    def _count(self, ruleset: Ruleset) -> None:
-        self._metrics.nft_chains.set(len(ruleset.chains))
-        self._metrics.nft_sets.set(len(ruleset.sets))
 
     def _tell_problems(self) -> None:
         problems = dict(self._engine.problems())

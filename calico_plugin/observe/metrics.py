@@ -28,7 +28,6 @@ class Metrics:
         self.host = gauge("felix_host", "1; joins the host's name to other series", "host")
         self.host.labels(node).set(1)
         self.local_endpoints = gauge("felix_active_local_endpoints", "Workload endpoints on this host")
-        self.local_policies = gauge("felix_active_local_policies", "Policies in force on this host")
         self.cluster_hosts = gauge("felix_cluster_num_hosts", "Nodes in the cluster")
         self.cluster_workloads = gauge("felix_cluster_num_workload_endpoints", "Workload endpoints in the cluster")
         self.cluster_host_endpoints = gauge("felix_cluster_num_host_endpoints", "Host endpoints in the cluster")
@@ -42,7 +41,6 @@ class Metrics:
         self.update_seconds = summary("felix_calc_graph_update_time_seconds", "Time to take in a batch of updates")
         self.apply_seconds = summary("felix_int_dataplane_apply_time_seconds", "Time of a pass over the dataplane")
         self.apply_failures = gauge("felix_int_dataplane_failures", "Passes that failed in part and will be retried")
-        self.messages = gauge("felix_int_dataplane_messages", "Messages to the dataplane", "type")
         self.batch_size = summary("felix_int_dataplane_msg_batch_size", "Messages in a pass")
         self.interface_batch_size = summary("felix_int_dataplane_iface_msg_batch_size", "Link events in a pass")
         self.initial_resync_seconds = gauge(
