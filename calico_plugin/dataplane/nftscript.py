@@ -65,6 +65,8 @@ _FIELDS = {
     Field.CONNECTION_STATE: "ct state",
     Field.CONNECTION_STATUS: "ct status",
 }
+# Felix's accept bit, the lowest of its mask 0xffff0000 (policy 4.9); only preDNAT policy sets it.
+SPARED_MARK = 0x10000
 _QUOTED = (Field.IN_INTERFACE, Field.OUT_INTERFACE)
 _NFPROTO = {"4": "ipv4", "6": "ipv6"}
 _ICMP = {Field.ICMP4: "icmp", Field.ICMP6: "icmpv6"}
@@ -74,6 +76,8 @@ def render_match(match: Match) -> str:
     """One criterion in nft's words."""
     if match.field in _ICMP:
         return _render_icmp(_ICMP[match.field], match)
+    if match.field is Field.SPARED:
+        return f"meta mark & {SPARED_MARK:#x} {'==' if match.negated else '!='} 0"
     operator = "!= " if match.negated else ""
     if match.set_name:
         return f"{_FIELDS[match.field]} {operator}@{match.set_name}"
@@ -129,7 +133,8 @@ _VERDICTS = {
     Verdict.MAP_OUT: "oifname vmap @{target}",
     Verdict.ESTABLISHED: "ct state vmap {{ established : accept, related : accept, invalid : drop }}",
     Verdict.MASQUERADE: "masquerade fully-random",
-    Verdict.NOTRACK: "notrack",
+    Verdict.UNTRACK: "notrack accept",
+    Verdict.SPARE: f"meta mark set meta mark | {SPARED_MARK:#x} accept",
     Verdict.CONTINUE: "",
 }
 

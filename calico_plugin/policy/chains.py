@@ -22,14 +22,15 @@ from __future__ import annotations
 
 import hashlib
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Callable, Iterable
 
-from calico_plugin.model.desired import AddressSet, Chain, Field, Hook, Match, Rule, SetType, Verdict, VerdictMap
+from calico_plugin.model.desired import AddressSet, Chain, Field, Hook, Match, Rule, SetType, Verdict
 from calico_plugin.model.keys import ResourceKey
 from calico_plugin.policy.options import PolicyOptions
-from calico_plugin.policy.reading import PolicyInfo, ProfileInfo
+from calico_plugin.policy.reading import BEFORE_NAT, UNTRACKED, PolicyInfo, ProfileInfo
 from calico_plugin.policy.rules import Parsed, SetSpec, lines
+from calico_plugin.policy.stages import Stage, failsafe_rules
 
 NameOf = Callable[[SetSpec, int], str]
 PolicyOf = Callable[[ResourceKey], PolicyInfo]
@@ -65,11 +66,15 @@ class TierPart:
 
 @dataclass(frozen=True, slots=True)
 class ListPart:
-    """All that governs an endpoint in one direction. Endpoints with equal lists share the chain."""
+    """All that governs an endpoint in one direction. Endpoints with equal lists share the chain.
+
+    `stage` is None for workloads, else the place of a host endpoint's policy.
+    """
 
     direction: str
     tiers: tuple[TierPart, ...]
     profiles: tuple[str, ...]
+    stage: Stage | None = None
 
 
 def _digest(text: str) -> str:
@@ -100,12 +105,32 @@ def list_chain_name(part: ListPart) -> str:
 
 def list_chain(part: ListPart, options: PolicyOptions) -> Chain:
     """4.2: established first, encapsulation out of a workload dropped, tiers, profiles, drop."""
-    rules = [*_established(options), *(_encapsulation(options) if part.direction == "egress" else ())]
+    rules = list(_host_start(part.stage, options) if part.stage else _workload_start(part, options))
     rules += [Rule(Verdict.JUMP, target=tier_chain_name(tier)) for tier in part.tiers]
-    rules += [Rule(Verdict.JUMP, target=profile_chain_name(part.direction, name)) for name in part.profiles]
-    why = "no profile rule matched" if part.profiles else "Profile|__PROFILE__|no profile"
-    rules.append(Rule(Verdict.DROP, origin=why))
+    if part.stage is None or part.stage.name == "host":
+        rules += [Rule(Verdict.JUMP, target=profile_chain_name(part.direction, name)) for name in part.profiles]
+        why = "no profile rule matched" if part.profiles else "Profile|__PROFILE__|no profile"
+        rules.append(Rule(Verdict.DROP, origin=why))
     return Chain(list_chain_name(part), tuple(rules))
+
+
+def _workload_start(part: ListPart, options: PolicyOptions) -> Iterable[Rule]:
+    yield from _established(options)
+    if part.direction == "egress":
+        yield from _encapsulation(options)
+
+
+def _host_start(stage: Stage, options: PolicyOptions) -> Iterable[Rule]:
+    """What a host endpoint lets through before any policy; nothing is tracked yet where doNotTrack policy stands."""
+    if stage.name == "nat":
+        yield Rule(Verdict.ACCEPT, (Match(Field.CONNECTION_STATE, ("established", "related")),))
+    elif stage.name != "raw":
+        yield from _established(options)
+        yield Rule(Verdict.ACCEPT, (Match(Field.CONNECTION_STATE, ("untracked",)),))
+        if stage.direction == "ingress":
+            yield Rule(Verdict.ACCEPT, (Match(Field.SPARED),))
+    if stage.name != "forward":
+        yield from failsafe_rules(stage, options)
 
 
 def _established(options: PolicyOptions) -> Iterable[Rule]:
@@ -131,7 +156,14 @@ def inlined(policy: PolicyInfo, direction: str) -> bool:
 
 def policy_rules(policy: PolicyInfo, direction: str, name_of: NameOf, options: PolicyOptions) -> tuple[Rule, ...]:
     prefix = log_prefix(options.log_prefix, policy)
-    return _rules(policy.rules[direction], name_of, prefix)
+    found = _rules(policy.rules[direction], name_of, prefix)
+    allow = _ALLOWS.get(policy.flavour)
+    if allow is None:
+        return found
+    return tuple(replace(rule, verdict=allow) if rule.verdict is Verdict.ACCEPT else rule for rule in found)
+
+
+_ALLOWS = {UNTRACKED: Verdict.UNTRACK, BEFORE_NAT: Verdict.SPARE}
 
 
 def _rules(parsed: Iterable[Parsed], name_of: NameOf, prefix: str) -> tuple[Rule, ...]:
@@ -175,12 +207,12 @@ def _clean(prefix: str) -> str:
     return re.sub(r'[^ -~]|["\\]', "_", prefix)[:126]
 
 
-def frame(options: PolicyOptions) -> dict[str, Chain]:
+def frame(options: PolicyOptions) -> list[Chain]:
     """The chains that are there whatever the cluster holds. With empty maps they drop all on workload interfaces."""
     workload = f"{options.interface_prefix}*"
     leaving = Match(Field.IN_INTERFACE, (workload,))
     entering = Match(Field.OUT_INTERFACE, (workload,))
-    chains = (
+    return [
         Chain("prerouting-spoof", _spoof_rules(workload), _filter("prerouting", _RAW)),
         Chain("forward-egress", (Rule(Verdict.GOTO, (leaving,), "dispatch-from"),), _filter("forward", _EGRESS)),
         Chain("forward-ingress", (Rule(Verdict.GOTO, (entering,), "dispatch-to"),), _filter("forward", _INGRESS)),
@@ -192,8 +224,7 @@ def frame(options: PolicyOptions) -> dict[str, Chain]:
         Chain("postrouting-nat", _nat_rules(), Hook("nat", "postrouting", _NAT)),
         Chain("dispatch-from", (Rule(Verdict.MAP_IN, target=FROM_WORKLOAD), _UNKNOWN)),
         Chain("dispatch-to", (Rule(Verdict.MAP_OUT, target=TO_WORKLOAD), _UNKNOWN)),
-    )
-    return {chain.name: chain for chain in chains}
+    ]
 
 
 def _filter(hook: str, priority: int) -> Hook:
@@ -255,10 +286,3 @@ def fixed_sets() -> tuple[AddressSet, ...]:
         for table in (NAT_POOLS, ALL_POOLS) for family in (4, 6)
     )
     return (AddressSet(KNOWN, SetType.INTERFACE), *own, *pools)
-
-
-def maps(from_workload: dict[str, str], to_workload: dict[str, str]) -> dict[str, VerdictMap]:
-    return {
-        FROM_WORKLOAD: VerdictMap(FROM_WORKLOAD, from_workload),
-        TO_WORKLOAD: VerdictMap(TO_WORKLOAD, to_workload),
-    }

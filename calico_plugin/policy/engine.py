@@ -12,7 +12,7 @@ from typing import Callable, Mapping
 
 from calico_plugin.errors import InvalidInput
 from calico_plugin.model.codec import Invalid
-from calico_plugin.model.desired import AddressSet, Chain, Ruleset, SetType, VerdictMap
+from calico_plugin.model.desired import AddressSet, Ruleset, SetType, VerdictMap
 from calico_plugin.model.keys import ResourceKey
 from calico_plugin.model.resources import (
     FelixConfiguration,
@@ -26,18 +26,22 @@ from calico_plugin.model.resources import (
     WorkloadEndpoint,
 )
 from calico_plugin.model.resources.policy import GlobalNetworkSet, NetworkSet
-from calico_plugin.policy import chains, reading
-from calico_plugin.policy.chains import ListPart, TierPart
+from calico_plugin.policy import chains, reading, stages
+from calico_plugin.policy.chains import ListPart
+from calico_plugin.policy.hosts import Hosts
 from calico_plugin.policy.index import LabelIndex
 from calico_plugin.policy.labels import Inheritance
 from calico_plugin.policy.lists import Lists
 from calico_plugin.policy.members import MemberSets, read_network, without_covered
 from calico_plugin.policy.options import PolicyOptions, merged
-from calico_plugin.policy.reading import Endpoint, Item, PolicyInfo, ProfileInfo, TierInfo
-from calico_plugin.policy.rules import Parsed, SetSpec, Subject, User
+from calico_plugin.policy.reading import PLAIN, Endpoint, Host, Item, PolicyInfo, ProfileInfo
+from calico_plugin.policy.rules import User
+from calico_plugin.policy.stages import Stage
+from calico_plugin.policy.tiers import Tiers
+from calico_plugin.policy.workloads import Workloads
+from calico_plugin.policy.writer import Book, Writer
 
 Update = Resource | Invalid | None
-_BROKEN_TIER = TierInfo("", float("-inf"), False, broken=True)
 
 
 class PolicyEngine:
@@ -48,26 +52,20 @@ class PolicyEngine:
         self._given = self._options = options
         self._felix: dict[str, FelixConfiguration] = {}
         self._problems: dict[ResourceKey, str] = {}
+        self._resources: dict[ResourceKey, WorkloadEndpoint] = {}
         self._inheritance: Inheritance[ResourceKey] = Inheritance()
         self._members = MemberSets()
-        self._workloads: dict[ResourceKey, WorkloadEndpoint] = {}
-        self._local: dict[ResourceKey, Endpoint] = {}
-        self._claims: dict[str, dict[ResourceKey, Endpoint]] = defaultdict(dict)
-        self._policies: dict[ResourceKey, PolicyInfo] = {}
+        self._workloads, self._hosts = Workloads(), Hosts()
         self._selected: LabelIndex[ResourceKey, ResourceKey] = LabelIndex(self._governed, self._governed)
-        self._tiers: dict[str, TierInfo] = dict(reading.BUILT_IN_TIERS)
+        self._tiers = Tiers()
         self._by_tier: dict[str, set[ResourceKey]] = defaultdict(set)
-        self._profiles: dict[str, ProfileInfo] = {}
         self._pools: dict[ResourceKey, IPPool] = {}
-        self._dirty_interfaces: set[str] = set()
-        self._dirty_rules: set[User] = set()
-        self._specs: dict[User, dict[str, SetSpec]] = {}
+        self._changed: set[User] = set()
         self._lists = Lists()
-        self._bound: dict[str, tuple[Endpoint, ListPart, ListPart]] = {}
-        self._sets: dict[str, AddressSet] = {item.name: item for item in chains.fixed_sets()}
-        self._set_names: dict[tuple[str, int], str] = {}
-        self._chains: dict[str, Chain] = chains.frame(options)
-        self._maps = chains.maps({}, {})
+        self._book = Book()
+        self._writer = Writer(self._book, self._lists, self._members)
+        self._maps: Mapping[str, VerdictMap] = {}
+        self._frame: set[str] = set()
         self._handlers: dict[str, Callable[[ResourceKey, Update], None]] = {
             "WorkloadEndpoint": self._on_workload,
             "HostEndpoint": self._on_host_endpoint,
@@ -80,7 +78,8 @@ class PolicyEngine:
             "IPPool": self._on_pool,
             "FelixConfiguration": self._on_felix,
         }
-        self._on_profile_info(reading.default_allow())
+        self._set_profile(reading.default_allow())
+        self._write_frame()
 
     # What the world tells.
 
@@ -94,13 +93,18 @@ class PolicyEngine:
             self._problem(key, new.why)
         handler(key, new)
 
+    def on_interfaces(self, interfaces: Mapping[str, frozenset[str]]) -> None:
+        """Hear of the host's interfaces and their addresses: only for host endpoints that name no interface."""
+        self._hosts.set_interfaces(interfaces)
+
     def problems(self) -> Mapping[ResourceKey, str]:
         """What could not be understood and how it is wrong; see `reading` for what stands in."""
-        return dict(self._problems)
+        lost = {key: "governs no interface: none has an expected address" for key in self._hosts.unresolved()}
+        return {**lost, **self._problems}
 
     def interfaces(self) -> Mapping[str, ResourceKey]:
-        """Host-side interface -> the endpoint whose policy the last compile() holds."""
-        return {interface: endpoint.key for interface, (endpoint, _, _) in self._bound.items()}
+        """Host-side interface -> the workload endpoint whose policy the last compile() holds."""
+        return {interface: binding.endpoint.key for interface, binding in self._workloads.bound.items()}
 
     def options(self) -> PolicyOptions:
         """As they are in force now."""
@@ -112,49 +116,31 @@ class PolicyEngine:
 
     def _on_workload(self, key: ResourceKey, new: Update) -> None:
         endpoint = None
+        self._resources.pop(key, None)
         if isinstance(new, WorkloadEndpoint):
-            self._workloads[key] = new
-            try:
-                endpoint = reading.read_endpoint(
-                    key, new, self._options.interface_prefix, self._options.workload_source_spoofing)
-            except InvalidInput as error:
-                self._problem(key, str(error))
-        else:
-            self._workloads.pop(key, None)
-        self._place(key, endpoint)
-
-    def _place(self, key: ResourceKey, endpoint: Endpoint | None) -> None:
+            self._resources[key] = new
+            endpoint = self._read_workload(key, new)
         local = endpoint if endpoint is not None and endpoint.node == self.node_name else None
-        old = self._local.get(key)
-        if old is not None:
-            self._claims[old.interface].pop(key, None)
-            self._dirty_interfaces.add(old.interface)
-        if local is not None:
-            self._local[key] = self._claims[local.interface][key] = local
-            self._dirty_interfaces.add(local.interface)
-        else:
-            self._local.pop(key, None)
-            self._selected.remove_item(key)
+        self._workloads.place(key, local)
         self._on_item(key, Item(endpoint.labels, endpoint.profiles, endpoint.brings) if endpoint else None)
 
-    def _on_item(self, key: ResourceKey, item: Item | None) -> None:
-        if item is None:
-            self._members.remove_item(key)
-            self._inheritance.remove_item(key)
-            return
-        labels = self._inheritance.set_item(key, item.labels, item.parents)
-        self._members.set_item(key, labels, item.brings)
-        if key in self._local:
-            self._selected.set_item(key, labels)
+    def _read_workload(self, key: ResourceKey, new: WorkloadEndpoint) -> Endpoint | None:
+        options = self._options
+        try:
+            return reading.read_endpoint(key, new, options.interface_prefix, options.workload_source_spoofing)
+        except InvalidInput as error:
+            self._problem(key, str(error))
+            return None
 
     def _on_host_endpoint(self, key: ResourceKey, new: Update) -> None:
-        item = None
+        host = None
         if isinstance(new, HostEndpoint):
             try:
-                item = reading.read_host_endpoint(new)
+                host = reading.read_host_endpoint(key, new)
             except InvalidInput as error:
                 self._problem(key, str(error))
-        self._on_item(key, item)
+        self._hosts.place(key, host if host is not None and host.node == self.node_name else None)
+        self._on_item(key, host.item if host else None)
 
     def _on_network_set(self, key: ResourceKey, new: Update) -> None:
         item = None
@@ -163,83 +149,89 @@ class PolicyEngine:
             self._problem(key, why)
         self._on_item(key, item)
 
+    def _on_item(self, key: ResourceKey, item: Item | None) -> None:
+        """Whatever has labels."""
+        local = key in self._workloads or key in self._hosts
+        if not local:
+            self._selected.remove_item(key)
+        if item is None:
+            self._members.remove_item(key)
+            self._inheritance.remove_item(key)
+            return
+        labels = self._inheritance.set_item(key, item.labels, item.parents)
+        self._members.set_item(key, labels, item.brings)
+        if local:
+            self._selected.set_item(key, labels)
+
     def _on_profile(self, key: ResourceKey, new: Update) -> None:
         if key.name == reading.DEFAULT_ALLOW:
             return
         if isinstance(new, (Profile, Invalid)):
             info, why = reading.read_profile(key, new)
             self._problem(key, why)
-            self._on_profile_info(info)
+            self._set_profile(info)
         else:
-            self._profiles.pop(key.name, None)
+            self._book.profiles.pop(key.name, None)
             self._profile_changed(key.name, {})
 
-    def _on_profile_info(self, info: ProfileInfo) -> None:
-        self._profiles[info.name] = info
+    def _set_profile(self, info: ProfileInfo) -> None:
+        self._book.profiles[info.name] = info
         self._profile_changed(info.name, info.labels)
 
     def _profile_changed(self, name: str, labels: Mapping[str, str]) -> None:
-        self._dirty_rules.update((direction, name) for direction in reading.DIRECTIONS)
+        self._changed.update((direction, name) for direction in reading.DIRECTIONS)
         for item in self._inheritance.set_profile(name, labels):
             effective = self._inheritance.labels(item)
             self._members.set_labels(item, effective)
-            if item in self._local:
+            if item in self._workloads or item in self._hosts:
                 self._selected.set_item(item, effective)
 
     def _on_tier(self, key: ResourceKey, new: Update) -> None:
-        info = reading.BUILT_IN_TIERS.get(key.name)
+        info = None
         if isinstance(new, (Tier, Invalid)):
             info, why = reading.read_tier(key, new)
             self._problem(key, why)
-        if self._tiers.get(key.name) == info:
-            return
-        if info is None:
-            del self._tiers[key.name]
-        else:
-            self._tiers[key.name] = info
-        for policy in self._by_tier.get(key.name, ()):
-            self._governed_all(policy)
+        if self._tiers.set(key.name, info):
+            for policy in self._by_tier.get(key.name, ()):
+                self._touch_governed(policy)
 
     def _on_policy(self, key: ResourceKey, new: Update) -> None:
-        old = self._policies.pop(key, None)
+        old = self._book.policies.pop(key, None)
         if old is not None:
             self._by_tier[old.tier].discard(key)
-            self._governed_all(key)
-        info = None
-        if isinstance(new, (GlobalNetworkPolicy, NetworkPolicy, Invalid)):
-            info, why = reading.read_policy(key, new)
-            self._problem(key, why)
-        self._dirty_rules.update((direction, key) for direction in reading.DIRECTIONS)
-        if info is None or not info.workloads:
+        self._changed.update((direction, key) for direction in reading.DIRECTIONS)
+        if not isinstance(new, (GlobalNetworkPolicy, NetworkPolicy, Invalid)):
             self._selected.remove_selector(key)
             return
-        self._policies[key] = info
+        info, why = reading.read_policy(key, new)
+        self._problem(key, why)
+        self._book.policies[key] = info
         self._by_tier[info.tier].add(key)
         self._selected.set_selector(key, info.selector)
         if old is None or old.place != info.place:
-            self._governed_all(key)
+            self._touch_governed(key)
 
     def _on_pool(self, key: ResourceKey, new: Update) -> None:
+        self._pools.pop(key, None)
         if isinstance(new, IPPool):
             try:
                 read_network(new.spec.cidr)
                 self._pools[key] = new
             except ValueError as error:
                 self._problem(key, f"spec.cidr: {error}")
-                self._pools.pop(key, None)
-        else:
-            self._pools.pop(key, None)
-        self._write_pools()
+        for table, natted in ((chains.NAT_POOLS, True), (chains.ALL_POOLS, False)):
+            for family, name in table.items():
+                cidrs = [pool.spec.cidr for pool in self._pools.values() if _counts(pool, family, natted)]
+                self._writer.replace(AddressSet(name, SetType[f"IPV{family}"], without_covered(cidrs), interval=True))
 
     def _on_felix(self, key: ResourceKey, new: Update) -> None:
-        if key.name not in ("default", f"node.{self.node_name}"):
+        names = ("default", f"node.{self.node_name}")
+        if key.name not in names:
             return
+        self._felix.pop(key.name, None)
         if isinstance(new, FelixConfiguration):
             self._felix[key.name] = new
-        else:
-            self._felix.pop(key.name, None)
-        specs = [self._felix[name].spec for name in ("default", f"node.{self.node_name}") if name in self._felix]
-        options, problems = merged(self._given, *specs)
+        options, problems = merged(self._given, *(self._felix[name].spec for name in names if name in self._felix))
         self._problem(key, "; ".join(problems))
         if options != self._options:
             self._set_options(options)
@@ -247,19 +239,18 @@ class PolicyEngine:
     def _set_options(self, options: PolicyOptions) -> None:
         """Rare: everything is read and rendered again."""
         self._options = options
-        for key, resource in tuple(self._workloads.items()):
+        for key, resource in tuple(self._resources.items()):
             self.on_update(key, None, resource)
-        self._chains.update(chains.frame(options))
+        self._write_frame()
         self._lists.touch_all()
-        self._dirty_rules.update(self._specs)
+        self._changed.update(self._writer.users())
 
     def _governed(self, policy: ResourceKey, item: ResourceKey) -> None:
-        """A policy starts or stops to select a local endpoint."""
-        endpoint = self._local.get(item)
-        if endpoint is not None:
-            self._dirty_interfaces.add(endpoint.interface)
+        """A policy starts or stops to select an endpoint of this node, or stands in another place."""
+        self._workloads.touch(item)
+        self._hosts.touch(item)
 
-    def _governed_all(self, policy: ResourceKey) -> None:
+    def _touch_governed(self, policy: ResourceKey) -> None:
         for item in self._selected.items_of(policy):
             self._governed(policy, item)
 
@@ -267,177 +258,64 @@ class PolicyEngine:
 
     def compile(self) -> Ruleset:
         """What the table should hold now."""
-        if self._dirty_interfaces:
-            self._bind()
-        self._settle_sets()
-        self._write_chains()
-        return Ruleset(dict(self._sets), dict(self._chains), self._maps)
+        self._bind()
+        self._writer.settle(self._changed)
+        self._changed.clear()
+        self._writer.write(self._options)
+        return Ruleset(dict(self._writer.sets), dict(self._writer.chains), self._maps)
 
     def _bind(self) -> None:
-        """Endpoint -> its lists, for every interface where something changed."""
-        own: dict[int, tuple[set[str], set[str]]] = {4: (set(), set()), 6: (set(), set())}
-        known: tuple[set[str], set[str]] = (set(), set())
-        from_workload = dict(self._maps[chains.FROM_WORKLOAD].elements)
-        to_workload = dict(self._maps[chains.TO_WORKLOAD].elements)
-        for interface in self._dirty_interfaces:
-            old, new = self._bound.pop(interface, None), self._binding(interface)
-            if new is not None:
-                endpoint, ingress, egress = self._bound[interface] = new
-                from_workload[interface] = self._lists.hold(egress)
-                to_workload[interface] = self._lists.hold(ingress)
-                _own_members(endpoint, own, 0)
-                known[0].add(interface)
-            else:
-                from_workload.pop(interface, None)
-                to_workload.pop(interface, None)
-            if old is not None:
-                self._lists.drop(old[1])
-                self._lists.drop(old[2])
-                _own_members(old[0], own, 1)
-                known[1].add(interface)
-        self._dirty_interfaces.clear()
-        self._maps = _same_maps(self._maps, from_workload, to_workload)
-        self._change_set(chains.KNOWN, SetType.INTERFACE, *known)
-        for family, (added, removed) in own.items():
-            self._change_set(chains.OWN[family], SetType[f"INTERFACE_IPV{family}"], added, removed)
+        """Endpoint -> lists, wherever something changed."""
+        moved = self._workloads.bind(self._lists, self._workload_list)
+        if moved is not None:
+            self._writer.move(chains.KNOWN, SetType.INTERFACE, *moved.known)
+            for family, sides in moved.own.items():
+                self._writer.move(chains.OWN[family], SetType[f"INTERFACE_IPV{family}"], *sides)
+        if self._hosts.bind(self._lists, self._host_list) or moved is not None:
+            self._write_frame()
 
-    def _change_set(self, name: str, kind: SetType, added: set[str], removed: set[str]) -> None:
-        old = self._sets[name]
-        members = (old.members - removed) | added
-        if members != old.members:
-            self._sets[name] = AddressSet(name, kind, members)
-
-    def _binding(self, interface: str) -> tuple[Endpoint, ListPart, ListPart] | None:
-        """The smallest of those who claim the interface governs it (policy 4.3)."""
-        claims = self._claims.get(interface)
-        if not claims:
-            self._claims.pop(interface, None)
-            return None
-        endpoint = min(claims.values(), key=lambda claim: claim.rank)
-        policies = [self._policies[key] for key in self._selected.selectors_of(endpoint.key)]
-        return endpoint, self._list("ingress", policies, endpoint), self._list("egress", policies, endpoint)
-
-    def _list(self, direction: str, policies: list[PolicyInfo], endpoint: Endpoint) -> ListPart:
+    def _workload_list(self, endpoint: Endpoint, direction: str) -> ListPart:
         word = direction.capitalize()
-        by_tier: dict[tuple[TierInfo, str], list[PolicyInfo]] = defaultdict(list)
-        for policy in policies:
-            if word in policy.types:
-                by_tier[(self._tier(policy), policy.tier)].append(policy)
-        parts = tuple(
-            TierPart(direction, name, tuple(policy.key for policy in sorted(listed, key=lambda item: item.sort_key)),
-                     tier.default_pass, tier.broken)
-            for (tier, name), listed in sorted(by_tier.items(), key=lambda entry: self._tier_order(*entry[0]))
-        )
-        return ListPart(direction, parts, endpoint.profiles)
+        policies = [policy for policy in self._policies_of(endpoint.key) if _governs_workloads(policy, word)]
+        return ListPart(direction, self._tiers.parts(direction, policies), endpoint.profiles)
 
-    def _tier(self, policy: PolicyInfo) -> TierInfo:
-        """A tier without an object sorts last and ends in Deny (policy 2.3)."""
-        if policy.broken:
-            return _BROKEN_TIER
-        return self._tiers.get(policy.tier) or TierInfo(policy.tier, float("inf"), False)
+    def _host_list(self, host: Host, stage: Stage) -> ListPart:
+        policies = [policy for policy in self._policies_of(host.key) if stage.takes(policy)]
+        tiers = self._tiers.parts(stage.direction, policies, open_end=stage.name in ("raw", "nat"))
+        return ListPart(stage.direction, tiers, host.item.parents if stage.name == "host" else (), stage)
 
-    def _tier_order(self, tier: TierInfo, name: str) -> tuple[bool, float, bytes]:
-        return not tier.broken and name not in self._tiers, tier.order, name.encode()
+    def _policies_of(self, key: ResourceKey) -> list[PolicyInfo]:
+        return [self._book.policies[policy] for policy in self._selected.selectors_of(key)]
 
-    def _settle_sets(self) -> None:
-        """Sets of the chains that are used now; chains whose sets changed their kind are rendered again."""
-        for user in self._dirty_rules | self._lists.take_changed_users():
-            self._settle_user(user)
-        self._dirty_rules.clear()
-        dirty = self._members.take_dirty()
-        for spec_id, family in dirty:
-            built = self._members.build(spec_id, family)
-            old_name = self._set_names.get((spec_id, family))
-            if built is None:
-                self._forget_set(spec_id, family)
-                continue
-            if old_name != built.name:
-                self._forget_set(spec_id, family)
-                self._set_names[(spec_id, family)] = built.name
-                for user in self._members.users(spec_id):
-                    self._lists.touch(user)
-            self._sets[built.name] = built
+    def _write_frame(self) -> None:
+        """Base chains and maps; those of host endpoints only while there are any."""
+        wanted = chains.frame(self._options)
+        elements: dict[str, Mapping[str, str]] = {
+            chains.FROM_WORKLOAD: self._workloads.from_workload,
+            chains.TO_WORKLOAD: self._workloads.to_workload,
+        }
+        if self._hosts.governed:
+            elements.update(self._hosts.elements)
+            wanted += stages.base_chains(self._options, self._hosts.everywhere)
+        for name in self._frame - {chain.name for chain in wanted}:
+            del self._writer.chains[name]
+        for chain in wanted:
+            self._writer.put(chain)
+        self._frame = {chain.name for chain in wanted}
+        self._maps = {name: self._map(name, held) for name, held in elements.items()}
 
-    def _forget_set(self, spec_id: str, family: int) -> None:
-        name = self._set_names.pop((spec_id, family), None)
-        if name is not None:
-            del self._sets[name]
+    def _map(self, name: str, elements: Mapping[str, str]) -> VerdictMap:
+        """An equal map stays the instance that it was."""
+        old = self._maps.get(name)
+        return old if old is not None and old.elements == elements else VerdictMap(name, elements)
 
-    def _settle_user(self, user: User) -> None:
-        direction, subject = user
-        old = self._specs.pop(user, {})
-        new: dict[str, SetSpec] = {}
-        if self._lists.uses(user):
-            self._lists.touch(user)
-            rules = self._rules_of(subject)[direction]
-            new = {spec.id: spec for rule in rules for spec in rule.specs()}
-            self._specs[user] = new
-        for spec in new.values():
-            self._members.acquire(spec, user)
-        for spec_id, spec in old.items():
-            if spec_id not in new:
-                self._members.release(spec, user)
 
-    def _rules_of(self, subject: Subject) -> Mapping[str, tuple[Parsed, ...]]:
-        if isinstance(subject, ResourceKey):
-            return self._policies[subject].rules
-        return self._profile(subject).rules
-
-    def _profile(self, name: str) -> ProfileInfo:
-        return self._profiles.get(name) or reading.missing_profile(name)
-
-    def _write_chains(self) -> None:
-        for name in self._lists.take_gone():
-            self._chains.pop(name, None)
-        for user in self._lists.take_touched_users():
-            self._write_user(user)
-        for tier in self._lists.take_touched_tiers():
-            self._put(chains.tier_chain(tier, self._policies.__getitem__, self._members.name, self._options))
-        for part in self._lists.take_touched_lists():
-            self._put(chains.list_chain(part, self._options))
-
-    def _write_user(self, user: User) -> None:
-        direction, subject = user
-        if isinstance(subject, str):
-            self._put(chains.profile_chain(self._profile(subject), direction, self._members.name, self._options))
-            return
-        policy = self._policies[subject]
-        name = chains.policy_chain_name(direction, subject)
-        inlined = chains.inlined(policy, direction)
-        if inlined or name not in self._chains:
-            self._lists.touch_tiers_of(user)
-        if inlined:
-            self._chains.pop(name, None)
-        else:
-            rules = chains.policy_rules(policy, direction, self._members.name, self._options)
-            self._put(Chain(name, rules))
-
-    def _put(self, chain: Chain) -> None:
-        """An equal chain stays the instance that it was."""
-        if self._chains.get(chain.name) != chain:
-            self._chains[chain.name] = chain
-
-    def _write_pools(self) -> None:
-        for table, natted in ((chains.NAT_POOLS, True), (chains.ALL_POOLS, False)):
-            for family in (4, 6):
-                cidrs = [pool.spec.cidr for pool in self._pools.values() if _counts(pool, family, natted)]
-                members = without_covered(cidrs)
-                name = table[family]
-                if members != self._sets[name].members:
-                    self._sets[name] = AddressSet(name, SetType[f"IPV{family}"], members, interval=True)
+def _governs_workloads(policy: PolicyInfo, word: str) -> bool:
+    """doNotTrack and preDNAT policies do not even count as selecting a workload (policy 2.7)."""
+    return policy.flavour == PLAIN and word in policy.types
 
 
 def _counts(pool: IPPool, family: int, natted: bool) -> bool:
     """Pools for load balancers only do not count; a disabled pool does (policy 4.8)."""
     used = bool({"Workload", "Tunnel"} & set(pool.spec.effective_uses))
     return used and pool.spec.version == family and (pool.spec.nat_outgoing or not natted)
-
-
-def _own_members(endpoint: Endpoint, own: Mapping[int, tuple[set[str], set[str]]], side: int) -> None:
-    for family, sides in own.items():
-        sides[side].update(f"{endpoint.interface} . {address}" for address in endpoint.brings.members[family])
-
-
-def _same_maps(old: Mapping[str, VerdictMap], *elements: dict[str, str]) -> dict[str, VerdictMap]:
-    new = chains.maps(*elements)
-    return {name: old[name] if old[name] == item else item for name, item in new.items()}

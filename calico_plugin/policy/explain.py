@@ -31,6 +31,7 @@ class Flow:
     in_interface: str = ""
     out_interface: str = ""
     state: str = "new"
+    spared: bool = False
 
     @property
     def family(self) -> int:
@@ -63,7 +64,10 @@ class Walk:
         )
 
 
-_ACTIONS = {Verdict.ACCEPT: "allow", Verdict.DROP: "deny", Verdict.RETURN: "pass"}
+_ACTIONS = {
+    Verdict.ACCEPT: "allow", Verdict.UNTRACK: "allow", Verdict.SPARE: "allow", Verdict.DROP: "deny", Verdict.RETURN:
+    "pass",
+}
 
 
 def walk(ruleset: Ruleset, chain: str, flow: Flow) -> Walk:
@@ -117,6 +121,8 @@ def _effect(rule: Rule, ruleset: Ruleset, flow: Flow) -> tuple[Verdict, str]:
 
 def _holds(match: Match, ruleset: Ruleset, flow: Flow) -> bool:
     """A criterion on something that the packet does not have never holds, negated or not."""
+    if match.field is Field.SPARED:
+        return flow.spared != match.negated
     value = _READ[match.field](flow)
     if value is None:
         return False

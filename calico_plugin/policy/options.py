@@ -3,7 +3,27 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, fields, replace
+from ipaddress import ip_network
 from typing import Any, Mapping
+
+
+@dataclass(frozen=True, slots=True)
+class Failsafe:
+    """A port that stays reachable whatever policy a host endpoint has; `net` limits it to the other end's address."""
+
+    protocol: int
+    port: int
+    net: str = ""
+
+
+def _failsafes(text: str) -> tuple[Failsafe, ...]:
+    numbers = {"tcp": 6, "udp": 17}
+    pairs = (entry.split(":") for entry in text.split())
+    return tuple(Failsafe(numbers[protocol], int(port)) for protocol, port in pairs)
+
+
+_INBOUND = _failsafes("tcp:22 udp:68 tcp:179 tcp:2379 tcp:2380 tcp:5473 tcp:6443 tcp:6666 tcp:6667")
+_OUTBOUND = _failsafes("udp:53 udp:67 tcp:179 tcp:2379 tcp:2380 tcp:5473 tcp:6443 tcp:6666 tcp:6667")
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,6 +42,8 @@ class PolicyOptions:
     vxlan_port: int = 4789
     disable_conntrack_invalid_check: bool = False
     workload_source_spoofing: bool = False
+    failsafe_inbound: tuple[Failsafe, ...] = _INBOUND
+    failsafe_outbound: tuple[Failsafe, ...] = _OUTBOUND
     log_prefix: str = "calico-packet"
 
 
@@ -32,6 +54,8 @@ _FELIX = {
     "vxlanPort": "vxlan_port",
     "disableConntrackInvalidCheck": "disable_conntrack_invalid_check",
     "workloadSourceSpoofing": "workload_source_spoofing",
+    "failsafeInboundHostPorts": "failsafe_inbound",
+    "failsafeOutboundHostPorts": "failsafe_outbound",
     "logPrefix": "log_prefix",
 }
 
@@ -87,7 +111,26 @@ def _prefix(value: Any) -> str:
     return text
 
 
+def _ports(value: Any) -> tuple[Failsafe, ...]:
+    """A list of `{protocol, port, net}`; an empty list turns failsafes off."""
+    if not isinstance(value, list):
+        raise ValueError("use a list of {protocol, port, net}")
+    return tuple(map(_failsafe, value))
+
+
+def _failsafe(entry: Any) -> Failsafe:
+    if not isinstance(entry, Mapping):
+        raise ValueError("use a list of {protocol, port, net}")
+    protocol = {"tcp": 6, "udp": 17, "sctp": 132}.get(str(entry.get("protocol", "tcp")).lower())
+    if protocol is None:
+        raise ValueError("a failsafe's protocol is TCP, UDP or SCTP")
+    net = str(ip_network(entry["net"], strict=False)) if entry.get("net") else ""
+    return Failsafe(protocol, _port(entry.get("port")), net)
+
+
 _READ = {
+    "failsafe_inbound": _ports,
+    "failsafe_outbound": _ports,
     "endpoint_to_host": _to_host,
     "allow_vxlan_from_workloads": _flag,
     "allow_ipip_from_workloads": _flag,

@@ -36,6 +36,8 @@ from calico_plugin.policy.selector import Labels, Node
 DEFAULT_TIER = "default"
 DEFAULT_ALLOW = "projectcalico-default-allow"
 DIRECTIONS = ("ingress", "egress")
+PLAIN, UNTRACKED, BEFORE_NAT = "plain", "untracked", "before translation"
+"""Flavours of a policy (policy 2.7); the last two only mean something on host endpoints."""
 
 _INTERFACE = re.compile(r"[A-Za-z0-9_.:-]{1,15}")
 _PORT_PROTOCOLS = {"TCP": 6, "UDP": 17, "SCTP": 132}
@@ -75,7 +77,8 @@ class PolicyInfo:
     selector: Node
     rules: Mapping[str, tuple[Parsed, ...]]
     types: tuple[str, ...]
-    workloads: bool = True
+    flavour: str = PLAIN
+    on_forward: bool = False
     broken: bool = False
 
     @property
@@ -86,7 +89,7 @@ class PolicyInfo:
     @property
     def place(self) -> tuple[object, ...]:
         """Whatever decides where the policy stands in a list."""
-        return self.sort_key, self.tier, self.types, self.broken
+        return self.sort_key, self.tier, self.types, self.flavour, self.on_forward, self.broken
 
     @property
     def origin(self) -> str:
@@ -156,11 +159,13 @@ def read_endpoint(key: ResourceKey, resource: WorkloadEndpoint, prefix: str, spo
         key, node, spec.interface_name, labels, spec.profiles, brings, spec.allow_spoofed_source_prefixes, rank)
 
 
-def _brings(cidrs: tuple[str, ...], ports: tuple[tuple[str, int, int], ...] = ()) -> Contribution:
+def _brings(
+    cidrs: tuple[str, ...], ports: tuple[tuple[str, int, int], ...], where: str = "spec.ipNetworks"
+) -> Contribution:
     try:
         return contribution(cidrs, ports)
     except ValueError as error:
-        raise InvalidInput("spec.ipNetworks", list(cidrs), str(error)) from error
+        raise InvalidInput(where, list(cidrs), str(error)) from error
 
 
 def _ports(ports: Sequence[WorkloadEndpointPort | EndpointPort]) -> tuple[tuple[str, int, int], ...]:
@@ -185,10 +190,28 @@ def _workload_labels(key: ResourceKey, resource: WorkloadEndpoint) -> Labels:
     return labels
 
 
-def read_host_endpoint(resource: HostEndpoint) -> Item:
-    """Raises InvalidInput."""
+@dataclass(frozen=True, slots=True)
+class Host:
+    """A host endpoint, understood. `interface`: a name, `*` for all, or empty: the one with an expected address."""
+
+    key: ResourceKey
+    node: str
+    interface: str
+    item: Item
+    expected: frozenset[str]
+
+
+def read_host_endpoint(key: ResourceKey, resource: HostEndpoint) -> Host:
+    """Raises InvalidInput: the endpoint then counts as absent (V29, V34)."""
+    spec = resource.spec
+    if not spec.interface_name and not spec.expected_ips:
+        raise InvalidInput("spec.interfaceName", "", "give interfaceName or expectedIPs")
+    if spec.interface_name not in ("", "*") and not _INTERFACE.fullmatch(spec.interface_name):
+        raise InvalidInput("spec.interfaceName", spec.interface_name, "use at most 15 characters A-Z a-z 0-9 _ . : -")
     labels = {name: value for name, value in resource.labels.items() if name != names.LABEL_NAMESPACE}
-    return Item(labels, resource.spec.profiles, _brings(resource.spec.expected_ips, _ports(resource.spec.ports)))
+    brings = _brings(spec.expected_ips, _ports(spec.ports), "spec.expectedIPs")
+    expected = frozenset(text for texts in brings.members.values() for text in texts)
+    return Host(key, spec.node, spec.interface_name, Item(labels, spec.profiles, brings), expected)
 
 
 def read_network_set(key: ResourceKey, resource: GlobalNetworkSet | NetworkSet) -> tuple[Item, str]:
@@ -263,9 +286,13 @@ def read_policy(key: ResourceKey, resource: GlobalNetworkPolicy | NetworkPolicy 
     for direction in DIRECTIONS:
         found[direction], more = _rules(getattr(resource.spec, direction), direction, origin, key.namespace)
         problems.extend(more)
-    tracked = not (resource.spec.do_not_track or resource.spec.pre_dnat)
-    info = PolicyInfo(key, tier, _order(resource.spec.order), node, found, types, workloads=tracked)
+    flavour, on_forward = _flavour(resource.spec), resource.spec.apply_on_forward
+    info = PolicyInfo(key, tier, _order(resource.spec.order), node, found, types, flavour, on_forward)
     return info, "; ".join(problems)
+
+
+def _flavour(spec: PolicySpec) -> str:
+    return UNTRACKED if spec.do_not_track else BEFORE_NAT if spec.pre_dnat else PLAIN
 
 
 def _closed(key: ResourceKey, spec: PolicySpec, types: tuple[str, ...], broken: bool = False) -> PolicyInfo:
@@ -275,7 +302,7 @@ def _closed(key: ResourceKey, spec: PolicySpec, types: tuple[str, ...], broken: 
     deny = (Parsed("Deny", origin=f"{tier}|{key.kind}|{_path(key)}|not understood"),)
     return PolicyInfo(
         key, tier, _order(spec.order), scope, {direction: deny for direction in DIRECTIONS}, types,
-        workloads=not (spec.do_not_track or spec.pre_dnat), broken=broken,
+        _flavour(spec), spec.apply_on_forward, broken,
     )
 
 

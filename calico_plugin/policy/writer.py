@@ -1,0 +1,119 @@
+"""Chains and sets as they should be: renders again only what was touched."""
+
+from __future__ import annotations
+
+from typing import Iterable, Mapping
+
+from calico_plugin.model.desired import AddressSet, Chain, SetType
+from calico_plugin.model.keys import ResourceKey
+from calico_plugin.policy import chains
+from calico_plugin.policy.lists import Lists
+from calico_plugin.policy.members import MemberSets
+from calico_plugin.policy.options import PolicyOptions
+from calico_plugin.policy.reading import PolicyInfo, ProfileInfo, missing_profile
+from calico_plugin.policy.rules import Parsed, SetSpec, Subject, User
+
+
+class Book:
+    """Everything that has rules, by name."""
+
+    def __init__(self) -> None:
+        self.policies: dict[ResourceKey, PolicyInfo] = {}
+        self.profiles: dict[str, ProfileInfo] = {}
+
+    def profile(self, name: str) -> ProfileInfo:
+        """A name that does not resolve denies."""
+        return self.profiles.get(name) or missing_profile(name)
+
+    def rules(self, subject: Subject) -> Mapping[str, tuple[Parsed, ...]]:
+        return self.profile(subject).rules if isinstance(subject, str) else self.policies[subject].rules
+
+
+class Writer:
+    """`changed` users are those whose rules were edited; `Lists` knows who came into use."""
+
+    def __init__(self, book: Book, lists: Lists, members: MemberSets) -> None:
+        self._book, self._lists, self._members = book, lists, members
+        self._specs: dict[User, dict[str, SetSpec]] = {}
+        self._set_names: dict[tuple[str, int], str] = {}
+        self.sets: dict[str, AddressSet] = {item.name: item for item in chains.fixed_sets()}
+        self.chains: dict[str, Chain] = {}
+
+    def users(self) -> Iterable[User]:
+        """All whose chains exist."""
+        return tuple(self._specs)
+
+    def settle(self, changed: Iterable[User]) -> None:
+        """Sets of the chains that are used now; chains whose sets changed their kind are to be rendered again."""
+        for user in {*changed, *self._lists.take_changed_users()}:
+            self._settle_user(user)
+        for spec_id, family in self._members.take_dirty():
+            self._write_set(spec_id, family)
+
+    def _settle_user(self, user: User) -> None:
+        direction, subject = user
+        old, new = self._specs.pop(user, {}), {}
+        if self._lists.uses(user):
+            self._lists.touch(user)
+            new = {spec.id: spec for rule in self._book.rules(subject)[direction] for spec in rule.specs()}
+            self._specs[user] = new
+        for spec in new.values():
+            self._members.acquire(spec, user)
+        for spec_id, spec in old.items():
+            if spec_id not in new:
+                self._members.release(spec, user)
+
+    def _write_set(self, spec_id: str, family: int) -> None:
+        built = self._members.build(spec_id, family)
+        old_name = self._set_names.get((spec_id, family))
+        if old_name is not None and (built is None or built.name != old_name):
+            del self._set_names[(spec_id, family)]
+            del self.sets[old_name]
+        if built is None:
+            return
+        if built.name != old_name:
+            self._set_names[(spec_id, family)] = built.name
+            for user in self._members.users(spec_id):
+                self._lists.touch(user)
+        self.sets[built.name] = built
+
+    def move(self, name: str, kind: SetType, came: set[str], went: set[str]) -> None:
+        """Members of a fixed set; what came and went stays."""
+        members = (self.sets[name].members - went) | came
+        self.replace(AddressSet(name, kind, members))
+
+    def replace(self, item: AddressSet) -> None:
+        """An equal set stays the instance that it was."""
+        if self.sets[item.name] != item:
+            self.sets[item.name] = item
+
+    def write(self, options: PolicyOptions) -> None:
+        """Render what was touched."""
+        for name in self._lists.take_gone():
+            self.chains.pop(name, None)
+        for user in self._lists.take_touched_users():
+            self._write_user(user, options)
+        for tier in self._lists.take_touched_tiers():
+            self.put(chains.tier_chain(tier, self._book.policies.__getitem__, self._members.name, options))
+        for part in self._lists.take_touched_lists():
+            self.put(chains.list_chain(part, options))
+
+    def _write_user(self, user: User, options: PolicyOptions) -> None:
+        direction, subject = user
+        if isinstance(subject, str):
+            self.put(chains.profile_chain(self._book.profile(subject), direction, self._members.name, options))
+            return
+        policy = self._book.policies[subject]
+        name = chains.policy_chain_name(direction, subject)
+        inlined = chains.inlined(policy, direction)
+        if inlined or name not in self.chains:
+            self._lists.touch_tiers_of(user)
+        if inlined:
+            self.chains.pop(name, None)
+        else:
+            self.put(Chain(name, chains.policy_rules(policy, direction, self._members.name, options)))
+
+    def put(self, chain: Chain) -> None:
+        """An equal chain stays the instance that it was."""
+        if self.chains.get(chain.name) != chain:
+            self.chains[chain.name] = chain
