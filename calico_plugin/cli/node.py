@@ -1,4 +1,4 @@
-"""`calicoctl node`: run, status, stop and reset of calico-node on this very host. All need root.
+"""`calicoctl node`: run, status, stop, reset and checks of calico-node on this very host. All need root.
 
 The container form (`docker run … calico/node`) is the image's; here calico-node is a process in the background.
 """
@@ -20,7 +20,7 @@ from calico_plugin.deadline import Deadline
 from calico_plugin.errors import CalicoError, InvalidInput, NotFound, RoutingError
 from calico_plugin.model import autodetect
 from calico_plugin.model.resources import Metadata, Node
-from calico_plugin.node import detached, embedded, hostprep, report
+from calico_plugin.node import checks, detached, diags, embedded, hostprep, report
 from calico_plugin.node import reset as resetting
 from calico_plugin.node.addresses import node_addresses
 from calico_plugin.node.detached import Outcome, State
@@ -40,7 +40,7 @@ class NodeError(CalicoError):
 
 @click.group()
 def node() -> None:
-    """Calico on this host: run, status, stop, reset."""
+    """Calico on this host: run, status, stop, reset, checksystem, diags."""
 
 
 def _need_root() -> None:
@@ -239,6 +239,39 @@ def _node_names(session: Session) -> dict[str, str]:
     except CalicoError:
         return {}
     return {address: one.value.name for one in nodes for address in node_addresses(one.value)}
+
+
+# -- checksystem and diags --------------------------------------------------------------------------------------------
+@node.command()
+@click.option("-f", "--kernel-config", type=click.Path(path_type=Path), help="Configuration of the kernel.")
+def checksystem(kernel_config: Path | None) -> None:
+    """Check whether this host can run Calico."""
+    _need_root()
+    release = checks.release()
+    failures = []
+    for heading, group in (
+        ("Checking kernel version...", [checks.kernel_version(release)]),
+        ("Checking kernel modules...", checks.modules(release, kernel_config)),
+        ("Checking programs and settings...", checks.host()),
+    ):
+        click.echo(heading)
+        for check in group:
+            click.echo(str(check))
+            if check.result == checks.FAIL:
+                failures.append(check)
+    if failures:
+        lines = "\n".join(f"{check.item}: {check.advice}" for check in failures)
+        raise NodeError(f"System doesn't meet one or more minimum systems requirements to run Calico:\n{lines}")
+    click.echo("System meets minimum system requirements to run Calico!")
+
+
+@node.command("diags")
+@click.option("--log-dir", help="Folder of the logs (default: /var/log/calico).")
+def collect_diags(log_dir: str | None) -> None:
+    """Collect routes, rules, BIRD's state and logs of this host in one archive."""
+    _need_root()
+    environment = {**os.environ, **({"CALICO_LOG_DIR": log_dir} if log_dir else {})}
+    click.echo(f"Diags saved to {diags.collect(Settings.from_env(environment), click.echo)}")
 
 
 # -- stop and reset -----
