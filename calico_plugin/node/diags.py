@@ -85,7 +85,6 @@ def _bird(folder: Path, settings: Settings, say: Callable[[str], None]) -> None:
             (folder / name).write_text("\n".join(line.text for line in client.command(command)) + "\n")
         except RoutingError as error:
             say(f"  {error}")
-            return
     try:
         text = (settings.run_dir / CONF_NAME).read_text()
     except OSError:
