@@ -190,6 +190,16 @@ def memory(process: subprocess.Popen[bytes]) -> tuple[float, float]:
     return resident / 1024, proportional / 1024
 
 
+def cpu(process: subprocess.Popen[bytes]) -> float:
+    """Milliseconds of processor time that a process and its children have used: tells more than wall time on a busy machine."""
+    children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
+    ticks = 0
+    for pid in (str(process.pid), *children):
+        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+        ticks += int(fields[11]) + int(fields[12])
+    return ticks * 1000 / os.sysconf("SC_CLK_TCK")
+
+
 def stand_in(url: str, run_dir: Path) -> None:
     """The stand-in agent, as a process of its own."""
     from tests.kernel.driverlab import StandInAgent
@@ -213,13 +223,13 @@ def run(arguments: argparse.Namespace) -> None:
         environ = {
             "ETCD_ENDPOINTS": cluster.endpoints[0], "NODENAME": NODE, "CALICO_RUN_DIR": str(base / "run"),
             "CALICO_LIB_DIR": str(base / "lib"), "CALICO_LOG_DIR": str(base / "log"), "CALICO_PLUGIN_DIR": str(base / "plugins"),
-            "CALICO_LOG_LEVEL": "warning", "DOCKER_HOST": f"unix://{base}/no-docker.sock",
+            "CALICO_LOG_LEVEL": "warning", **({"PYTHONPATH": os.environ["BENCH_PYTHONPATH"]} if "BENCH_PYTHONPATH" in os.environ else {}), "DOCKER_HOST": f"unix://{base}/no-docker.sock",
         }  # fmt: skip
         scripts = Path(sys.executable).parent
         if arguments.agent == "real":
-            start(stack, [str(scripts / "calico-agent")], environ, base / "agent.log")
+            agent = start(stack, [str(scripts / "calico-agent")], environ, base / "agent.log")
         else:
-            start(stack, [sys.executable, "-m", "benchmarks.driver", "--stand-in", cluster.endpoints[0], str(base / "run")], {}, base / "agent.log")
+            agent = start(stack, [sys.executable, "-m", "benchmarks.driver", "--stand-in", cluster.endpoints[0], str(base / "run")], {}, base / "agent.log")
         command = [str(scripts / "calico-driver")]
         driver = start(stack, command, {**environ, **_profiling(arguments.profile)}, base / "driver.log")
         client = Client(base / "plugins")
@@ -227,7 +237,10 @@ def run(arguments: argparse.Namespace) -> None:
         report = Report("driver", f"Driver calls and a container's whole life, in ms (agent: {arguments.agent})")
         for index, concurrency in enumerate(arguments.concurrency):
             measure(client, concurrency, max(10, concurrency), f"d{index}")
-            times, rate = measure(client, concurrency, max(arguments.lives, concurrency * 6), f"c{index}")
+            lives = max(arguments.lives, concurrency * 6)
+            before = [cpu(one) for one in (driver, agent)]
+            times, rate = measure(client, concurrency, lives, f"c{index}")
+            spent = [(cpu(one) - was) / lives for one, was in zip((driver, agent), before)]
             for name, values in times.items():
                 ratio = percentile(values, 50) / ORIGINAL[concurrency] if name == "whole life" and concurrency in ORIGINAL else ""
                 report.add(
@@ -235,6 +248,8 @@ def run(arguments: argparse.Namespace) -> None:
                     ratio=ratio, original=ORIGINAL.get(concurrency, "") if name == "whole life" else "",
                     per_second=rate if name == "whole life" else "",
                 )  # fmt: skip
+            for name, milliseconds in zip(("driver", "agent"), spent):
+                report.add(concurrency=concurrency, call=f"CPU of the {name}, each life", p50=milliseconds)
         resident, proportional = memory(driver)
         report.add(call="memory of the driver's processes, MB (p50: resident, p99: proportional)", p50=resident, p99=proportional)
         report.finish()

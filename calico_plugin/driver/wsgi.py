@@ -10,6 +10,7 @@ Nothing of Flask or gRPC is imported here at the top: the process that only supe
 
 from __future__ import annotations
 
+import gc
 import os
 import sys
 from typing import TYPE_CHECKING, Any, Callable
@@ -72,6 +73,9 @@ class DriverApplication(BaseApplication):
             mtu=settings.veth_mtu,
             own_profiles=settings.create_profiles,
         )
+        # What is loaded now stays: the collector need not look at it again and again.
+        gc.collect()
+        gc.freeze()
         return self._services.app
 
     def _close(self) -> None:
@@ -83,7 +87,7 @@ def options(settings: Settings, close: Callable[[], None]) -> dict[str, Any]:
     """gunicorn's settings. `close` runs in the worker when it ends."""
     return {
         "bind": [f"unix:{settings.plugin_dir / name}" for name in (NETWORK_SOCKET, IPAM_SOCKET)],
-        "worker_class": "gthread",
+        "worker_class": "calico_plugin.driver.worker.PluginWorker",
         "workers": 1,
         "threads": THREADS,
         "worker_connections": 1000,
