@@ -171,14 +171,14 @@ def _own_findings(found: Audit) -> Iterator[str]:
 def _write_report(session: Session, found: Audit, path: Path) -> None:
     stored = session.store.resources(ClusterInformation).find("default", session.deadline())
     spec = stored.value.spec if stored else None
-    leaked = set(found.leaked)
+    leaked = {one.address for one in found.leaked}
     report = {
         "version": __version__,
         "clusterGUID": spec.cluster_guid if spec else "",
         "datastoreLocked": bool(spec and spec.datastore_ready is False),
         "clusterInformationRevision": str(stored.revision) if stored else "",
         "clusterType": spec.cluster_type if spec else "",
-        "allocations": {str(one.address): [_entry(found, one, one not in leaked)] for one in found.allocations},
+        "allocations": {str(one.address): [_entry(found, one, one.address not in leaked)] for one in found.allocations},
         "leakedHandles": list(found.handles.unused),
     }
     try:

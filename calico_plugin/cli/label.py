@@ -11,6 +11,7 @@ from calico_plugin.cli import objects
 from calico_plugin.cli.kinds import kind_of
 from calico_plugin.cli.session import Session, common, session_of
 from calico_plugin.errors import InvalidInput, NotFound
+from calico_plugin.model.codec import Stored
 from calico_plugin.model.resources import KINDS, Metadata, Resource
 from calico_plugin.model.validation import text
 
@@ -60,24 +61,27 @@ def _check(key: str, equals: str, value: str, remove: bool) -> None:
 
 
 def _set(session: Session, resource: Resource, key: str, value: str, overwrite: bool) -> str:
-    current = session.resources.get(resource.kind, resource.name, session.deadline(), resource.namespace).value
-    old = current.labels.get(key)
-    if old not in (None, value) and not overwrite:
-        raise InvalidInput(
-            "LABEL", f"{key}={value}", f"{resource} has {key}={old} already; use '--overwrite' to change it"
-        )
-    _write(session, current, current.labels | {key: value})
-    return f"set label {key} on" if old is None else f"updated label {key} on"
+    def change(stored: Stored[Any]) -> Resource:
+        old = stored.value.labels.get(key)
+        if old not in (None, value) and not overwrite:
+            raise InvalidInput("LABEL", f"{key}={value}", f"{resource} has {key}={old} already; use '--overwrite'")
+        seen.append(old)
+        return _labelled(stored.value, stored.value.labels | {key: value})
+
+    seen: list[str | None] = []
+    session.resources.modify(resource.kind, resource.name, change, session.deadline(), resource.namespace)
+    return f"set label {key} on" if seen[-1] is None else f"updated label {key} on"
 
 
 def _remove(session: Session, resource: Resource, key: str) -> str:
-    current = session.resources.get(resource.kind, resource.name, session.deadline(), resource.namespace).value
-    if key not in current.labels:
-        raise NotFound(f"label {key} of {resource}")
-    _write(session, current, {name: value for name, value in current.labels.items() if name != key})
+    def change(stored: Stored[Any]) -> Resource:
+        if key not in stored.value.labels:
+            raise NotFound(f"label {key} of {resource}")
+        return _labelled(stored.value, {name: text for name, text in stored.value.labels.items() if name != key})
+
+    session.resources.modify(resource.kind, resource.name, change, session.deadline(), resource.namespace)
     return f"removed label {key} from"
 
 
-def _write(session: Session, current: Resource, labels: dict[str, str]) -> None:
-    metadata = replace(current.metadata, labels=labels, resource_version="")
-    session.resources.replace(replace(current, metadata=metadata), session.deadline())
+def _labelled(current: Resource, labels: dict[str, str]) -> Resource:
+    return replace(current, metadata=replace(current.metadata, labels=labels))

@@ -86,14 +86,14 @@ def placed(resource: Resource, namespace: str) -> Resource:
 def shown(stored: Stored[Any], export: bool = False) -> dict[str, Any]:
     """What a user reads of a stored object: with its resourceVersion, without Calico's own bookkeeping.
 
-    `export` leaves out what belongs to this cluster only. Unknown members are shown as well: the output must be fit to
-    be applied.
+    `export` leaves out what belongs to this cluster only. Members that we do not know are not shown: the output must be
+    fit to be applied, and they stay in the store all the same.
     """
     value: Resource = stored.value
     metadata = defaults.without_own_annotations(value.metadata)
     if export:
         metadata = replace(metadata, uid="", creation_timestamp=None, resource_version="")
-    document = msgspec.json.decode(codec.encode(replace(value, metadata=metadata), stored.document or None))
+    document = msgspec.json.decode(codec.encode(replace(value, metadata=metadata)))
     assert isinstance(document, dict)
     if not export:
         document["metadata"]["resourceVersion"] = str(stored.revision)

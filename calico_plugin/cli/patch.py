@@ -12,7 +12,8 @@ from calico_plugin.cli.kinds import kind_of
 from calico_plugin.cli.manifest import Manifest, ManifestError
 from calico_plugin.cli.session import common, session_of
 from calico_plugin.errors import InvalidInput, Unsupported
-from calico_plugin.model.resources import KINDS, Metadata
+from calico_plugin.model.codec import Stored
+from calico_plugin.model.resources import KINDS, Metadata, Resource
 
 _TYPES = ("strategic", "merge")
 
@@ -40,15 +41,21 @@ def patch(
         raise Unsupported("--type", form, f"known: {', '.join(_TYPES)}")
     change = _parse(text)
     wanted = objects.placed(KINDS[kind_of(kind)].type(kind=kind_of(kind), metadata=Metadata(name=name)), namespace)
-    client = session.resources
-    stored = client.get(wanted.kind, wanted.name, session.deadline(), wanted.namespace)
+    session.resources.modify(
+        wanted.kind, wanted.name, lambda stored: _patched(stored, change), session.deadline(), wanted.namespace
+    )
+    click.echo(f"Successfully patched 1 '{wanted.kind}' resource")
+
+
+def _patched(stored: Stored[Any], change: Mapping[str, Any]) -> Resource:
+    """The object with the change, checked as a manifest is."""
     document = _merge(objects.shown(stored), change)
     try:
-        (resource,) = objects.resources([Manifest(document, "patch", 1)], wanted.namespace)
+        (resource,) = objects.resources([Manifest(document, "patch", 1)])
     except ManifestError as error:
-        raise ManifestError([line.removeprefix("patch:1: ") for line in str(error).splitlines()]) from error
-    client.replace(resource, session.deadline())
-    click.echo(f"Successfully patched 1 '{wanted.kind}' resource")
+        lines = [line.removeprefix("patch:1: ") for line in str(error).splitlines()]
+        raise ManifestError(lines) from error
+    return resource
 
 
 def _parse(text: str | None) -> Mapping[str, Any]:

@@ -43,6 +43,7 @@ CREATED, CONFIGURED, UNCHANGED = "created", "configured", "unchanged"
 READ_ONLY = ("ClusterInformation",)
 POLICY_KINDS = ("GlobalNetworkPolicy", "NetworkPolicy", "StagedGlobalNetworkPolicy", "StagedNetworkPolicy")
 _TRIES = 5
+_MODIFY_TRIES = 20
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,6 +111,21 @@ class ResourceClient:
             return Written(self._of(ready.kind).create(ready, deadline), CREATED)
 
         return self._retry(resource, once)
+
+    def modify(
+        self, kind: str, name: str, change: Callable[[Stored[Any]], Resource], deadline: Deadline, namespace: str = ""
+    ) -> Written:
+        """Read, change, write back; read again when another was faster. Raises NotFound, InvalidInput, Conflict."""
+        for attempt in range(_MODIFY_TRIES):
+            stored = self.get(kind, name, deadline, namespace)
+            changed = change(stored)
+            metadata = replace(changed.metadata, resource_version=str(stored.revision))
+            try:
+                return self.replace(replace(changed, metadata=metadata), deadline)
+            except Conflict:
+                if attempt == _MODIFY_TRIES - 1:
+                    raise
+        raise AssertionError("not reached")
 
     def get(self, kind: str, name: str, deadline: Deadline, namespace: str = "") -> Stored[Any]:
         """Raises NotFound, CorruptValue."""
