@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 import os
+from concurrent.futures import ThreadPoolExecutor
 from typing import Callable, Generator, Iterator
 
 import pytest
@@ -62,8 +63,8 @@ def lab(request: pytest.FixtureRequest) -> Iterator[Lab]:
 
 def start_calico(lab: Lab) -> None:
     """calico-node on every host, and their sessions up."""
-    for host in lab.hosts:
-        lab.node(host).run()
+    with ThreadPoolExecutor() as pool:
+        list(pool.map(lambda host: lab.node(host).run(), lab.hosts))
     wait_established(lab)
 
 

@@ -166,6 +166,27 @@ class CalicoNode:
         return [row.split("|")[1].strip() for row in rows]
 
 
+_ASK = """
+import http.client, socket, sys
+class Unix(http.client.HTTPConnection):
+    def connect(self):
+        self.sock = socket.socket(socket.AF_UNIX)
+        self.sock.connect("/run/docker/plugins/" + sys.argv[1])
+connection = Unix("")
+connection.request("POST", "/" + sys.argv[2], sys.argv[3])
+answer = connection.getresponse()
+print(answer.status, answer.read().decode())
+"""
+
+
+def ask_driver(machine: Machine, method: str, body: dict[str, object]) -> tuple[int, dict]:
+    """Call the driver as dockerd would; its status and answer."""
+    socket = "calico-ipam.sock" if method.startswith("IpamDriver") else "calico.sock"
+    said = machine.run("/usr/bin/python3", "-I", "-c", _ASK, socket, method, json.dumps(body)).stdout
+    status, _, text = said.partition(" ")
+    return int(status), json.loads(text)
+
+
 def _is_part(process: Process, names: tuple[str, ...]) -> bool:
     """Whether a process is a part: its program, or the script or module that its Python runs, has one of the names.
 

@@ -12,7 +12,7 @@ import pytest
 from tests.lab import leaks
 from tests.lab.conftest import wait_established
 from tests.lab.connectivity import Container, Stream
-from tests.lab.services import PARTS
+from tests.lab.services import PARTS, ask_driver
 from tests.lab.wait import wait_for
 
 pytestmark = pytest.mark.usefixtures("no_leaks")
@@ -130,21 +130,23 @@ def test_live_restore_survives_docker_restart(lab, pair):
 
 
 def test_datastore_outage(lab, pair):
-    """etcd away for 30 s: traffic goes on; docker run answers within 20 s and names the datastore, or works.
+    """etcd away for 30 s: traffic goes on, the driver answers within 20 s and names the datastore; then all heals.
 
-    Then all heals.
+    Docker keeps its networks in the same etcd here, so `docker run` fails on its own before it asks the driver; the
+    driver is therefore asked at its socket. test_local_scope.py has the `docker run` that does reach it.
     """
     with unbroken_traffic(*pair):
         lab.etcd.stop()
         try:
             began = time.monotonic()
             words = ("docker", "run", "--rm", "--name", "outage", "--net", "cal_fault", "busybox", "true")
-            answer = lab["host1"].run(*words, check=False, seconds=60)
-            took = time.monotonic() - began
-            assert took < 21, f"docker run took {took:.1f} s"
-            told = answer.stdout.lower()
-            assert answer.returncode == 0 or "etcd" in told or "datastore" in told, answer.stdout
-            time.sleep(max(0.0, OUTAGE_SECONDS - took))
+            lab["host1"].run(*words, check=False, seconds=60)
+            assert time.monotonic() - began < 21
+            asked = time.monotonic()
+            status, answer = ask_driver(lab["host1"], "IpamDriver.RequestAddress", {"PoolID": "CalicoPoolIPv4"})
+            assert time.monotonic() - asked < 20
+            assert status == 500 and ("etcd" in answer["Err"] or "datastore" in answer["Err"]), answer
+            time.sleep(max(0.0, OUTAGE_SECONDS - (time.monotonic() - began)))
         finally:
             lab.etcd.start()
         wait_for("docker run to work again", lambda: _try_run(lab), 30, 1)
@@ -204,6 +206,7 @@ def rounds(lab, net: str, count: int, kill_every: int = 0) -> None:
     parts = list(PARTS)
 
     def one(host: str, name: str) -> None:
+        name += f"-{host}"  # names are unique in a network that all hosts share
         lab[host].run("docker", "run", "-d", "--init", "--name", name, "--net", net, "busybox", "sleep", "1000",
                       check=not kill_every)
         lab[host].run("docker", "rm", "-f", name, check=False)
