@@ -24,6 +24,7 @@ from calico_plugin.errors import CalicoError, DatastoreError
 from calico_plugin.node import embedded, ready, startup, supervise
 from calico_plugin.node.interfaces import read_interfaces, source_towards
 from calico_plugin.node.lock import Lock
+from calico_plugin.node.recheck import AddressWatch
 from calico_plugin.node.requirements import check_programs, need_root
 from calico_plugin.node.services import parts
 from calico_plugin.node.startup import HostView
@@ -93,6 +94,9 @@ def run(environ: dict[str, str]) -> int:
         return _failed(str(error))
     except OSError as error:
         return _failed(f"{error.filename or 'the system'}: {error.strerror}")
+    except Exception as error:  # the edge: whatever else happens is a bug of ours
+        logging.bug(log, "calico-node ends on an error that nobody expected")
+        return _failed(f"internal error, please report it with the log: {type(error).__name__}: {error}")
 
 
 def _failed(reason: str, hint: str = "") -> int:
@@ -127,7 +131,7 @@ def _locked(settings: Settings, environ: dict[str, str]) -> int:
     try:
         start(settings, environ, tree)
         print(STARTED, flush=True)
-        watch(tree)
+        watch(tree, _address_watch(settings))
     finally:
         # Nothing may interrupt this, not even on the way of an error.
         for one in (signal.SIGTERM, signal.SIGINT):
@@ -144,7 +148,7 @@ def _tree(settings: Settings, environ: dict[str, str]) -> Tree:
 
 def start(settings: Settings, environ: dict[str, str], tree: Tree) -> None:
     """All steps up to the parts' answers. Raises CalicoError."""
-    host = HostView(read_interfaces(), source_towards)
+    host = _look()
     own_etcd = embedded.wanted(settings)
     check_programs(settings, own_etcd)
     services = parts(settings)
@@ -226,11 +230,20 @@ def log_tail(path: Path, count: int) -> list[str]:
         return []
 
 
-def watch(tree: Tree) -> None:
-    """Keep s6 itself running; Stopped ends this."""
+def _address_watch(settings: Settings) -> AddressWatch:
+    return AddressWatch(settings.node, _look, lambda host: _prepare(settings, host, wait=False))
+
+
+def _look() -> HostView:
+    return HostView(read_interfaces(), source_towards)
+
+
+def watch(tree: Tree, addresses: AddressWatch) -> None:
+    """Keep s6 itself running, and the node's address right; Stopped ends this."""
     while True:
         if tree.died():
             tree.revive()
+        addresses.tick()
         time.sleep(_WATCH_SECONDS)
 
 
