@@ -302,11 +302,11 @@ class _Builder:
             self.touch("elements", name, len(listed))
 
     def removals(self, desired: Ruleset) -> None:
-        """References first: rules, then the chains, maps and sets that they named."""
+        """References first: rules, then the maps that they named, the chains that those named, sets."""
         chains = [name for name in self.actual.chains if name not in desired.chains]
         self.commands += [f"flush chain {TABLE} {name}" for name in chains]
-        self.remove("chain", chains)
         self.remove("map", [name for name in self.actual.maps if name not in desired.maps])
+        self.remove("chain", chains)
         self.remove("set", [name for name in self.actual.sets if name not in desired.sets])
 
     def remove(self, sort: str, names: list[str]) -> None:

@@ -88,6 +88,22 @@ def ingress(ruleset: Ruleset, interface: str, flow: Flow) -> Walk | None:
     return walk(ruleset, chain, replace(flow, out_interface=interface)) if chain else None
 
 
+def to_host(ruleset: Ruleset, interface: str, flow: Flow) -> Walk | None:
+    """What a host endpoint lets in to the host's own processes, or None when none governs the interface."""
+    return _at_host(ruleset, "host-in", interface, replace(flow, in_interface=interface))
+
+
+def from_host(ruleset: Ruleset, interface: str, flow: Flow) -> Walk | None:
+    """What a host endpoint lets the host's own processes send."""
+    return _at_host(ruleset, "host-out", interface, replace(flow, out_interface=interface))
+
+
+def _at_host(ruleset: Ruleset, hook: str, interface: str, flow: Flow) -> Walk | None:
+    if hook not in ruleset.maps:
+        return None
+    return walk(ruleset, ruleset.maps[hook].elements.get(interface, hook), flow)
+
+
 def _walk(ruleset: Ruleset, name: str, flow: Flow, steps: list[Step], depth: int) -> Verdict:
     if depth > MAX_DEPTH:
         raise RecursionError(f"chain {name}: more than {MAX_DEPTH} jumps")

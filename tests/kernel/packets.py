@@ -225,16 +225,34 @@ class Router:
 
     def send(self, packets: Iterable[Packet], via: str | None = None) -> list[bool]:
         """Put packets on the links of their sources (or all on `via`), and say which came out where they should."""
-        sent = []
-        for packet in packets:
-            self._sent += 1
-            mark = b"calico" + struct.pack("!Q", self._sent)
-            self._sockets[via or self.interface_of(packet.source)].send(frame(packet, mark))
-            sent.append((mark, self.interface_of(packet.destination)))
-        seen = self._receive({mark for mark, _ in sent})
+        sent = [(self._put(packet, via), self.interface_of(packet.destination)) for packet in packets]
+        seen = self.receive({mark for mark, _ in sent})
         return [(mark, interface) in seen for mark, interface in sent]
 
-    def _receive(self, marks: set[bytes], quiet: float = 0.02) -> set[tuple[bytes, str]]:
+    def where(self, packet: Packet) -> set[str]:
+        """Links out of which the packet came, whatever its destination became."""
+        mark = self._put(packet)
+        return {interface for _, interface in self.receive({mark})}
+
+    def _put(self, packet: Packet, via: str | None = None) -> bytes:
+        self._sent += 1
+        mark = b"calico" + struct.pack("!Q", self._sent)
+        self._sockets[via or self.interface_of(packet.source)].send(frame(packet, mark))
+        return mark
+
+    def answered(self, packet: Packet, via: str | None = None) -> bool:
+        """Whether the router itself answers a TCP packet: nobody listens there, so with a reset."""
+        link = via or self.interface_of(packet.source)
+        self._put(packet, via)
+        expected = struct.pack("!HH", packet.dport, packet.sport)
+        while select.select([self._sockets[link]], [], [], 0.03)[0]:
+            data, address = self._sockets[link].recvfrom(2048)
+            start = 14 + (40 if packet.family == 6 else 20)
+            if address[2] != socket.PACKET_OUTGOING and data[start:start + 4] == expected and data[start + 13] & 4:
+                return True
+        return False
+
+    def receive(self, marks: set[bytes], quiet: float = 0.02) -> set[tuple[bytes, str]]:
         """Frames that came out, by mark and link, until nothing comes for a while (here that is prompt)."""
         found: set[tuple[bytes, str]] = set()
         names = {handle: interface for interface, handle in self._sockets.items()}
@@ -252,9 +270,7 @@ class Router:
 
     def sources_seen(self, packet: Packet) -> set[str]:
         """Send one packet and tell the source addresses (IPv4) with which it came out of the uplink."""
-        self._sent += 1
-        mark = b"calico" + struct.pack("!Q", self._sent)
-        self._sockets[self.interface_of(packet.source)].send(frame(packet, mark))
+        mark = self._put(packet)
         found = set()
         while select.select([self._sockets[UPLINK]], [], [], 0.05)[0]:
             data, address = self._sockets[UPLINK].recvfrom(2048)

@@ -8,53 +8,18 @@ from __future__ import annotations
 import json
 import select
 import socket
-from typing import Any, Iterator, Mapping
+from typing import Any, Iterator
 
 import pytest
 
-from calico_plugin.dataplane.nftables import Table
-from calico_plugin.policy import PolicyEngine
 from tests.kernel.packets import HOST, UPLINK, Packet, Router, in_namespace, ping
-from tests.unit.policy import worlds
-from tests.unit.policy.worlds import OPEN, endpoint, policy
+from tests.kernel.policylab import A6, API, E6, W6, WEB, A, E, Lab, W
+from tests.unit.policy.worlds import OPEN, policy
 
 pytestmark = pytest.mark.root
 
-NODE = "n1"
-W, A, E = "10.65.0.10", "10.65.0.20", "203.0.113.7"
-W6, A6, E6 = "fd65::10", "fd65::20", "2001:db8::7"
 ACK, SYN = 0x10, 0x02
-WEB = endpoint("web", W, {"app": "web"}, ipNetworks=[f"{W}/32", f"{W6}/128"])
-API = endpoint("api", A, {"app": "api"}, ipNetworks=[f"{A}/32", f"{A6}/128"])
 DENY_WEB = policy("deny", selector="app=='web'", ingress=[{"action": "Deny"}])
-
-
-class Lab:
-    """A router, an engine and the table between them."""
-
-    def __init__(self, router: Router) -> None:
-        self.router = router
-        self.engine = PolicyEngine(NODE)
-        self.table = in_namespace(router.name, Table)
-        self.table.bootstrap(self.engine.compile())
-
-    def set(self, *documents: Mapping[str, Any]) -> None:
-        for document in documents:
-            key, value = worlds.typed(document)
-            self.engine.on_update(key, None, value)
-        self.table.apply(self.engine.compile())
-
-    def unset(self, *documents: Mapping[str, Any]) -> None:
-        for document in documents:
-            self.engine.on_update(worlds.typed(document)[0], None, None)
-        self.table.apply(self.engine.compile())
-
-    def passes(self, packet: Packet, via: str | None = None) -> bool:
-        return self.router.send([packet], via)[0]
-
-    def to_host(self, action: str) -> None:
-        self.set({"kind": "FelixConfiguration", "metadata": {"name": f"node.{NODE}"},
-                  "spec": {"defaultEndpointToHostAction": action}})
 
 
 @pytest.fixture
@@ -71,7 +36,7 @@ def test_nothing_passes_before_the_first_endpoint_is_known() -> None:
     with Router("cpb", {"caliweb": (W, W6)}) as router:
         made = Lab(router)
         assert router.send([Packet(W, E), Packet(E, W), Packet(W6, E6), Packet(E6, W6)]) == [False] * 4
-        assert not reaches_host(made, Packet(W, HOST[4], 17)) and not host_reaches(made, W)
+        assert not made.reaches_host(Packet(W, HOST[4], 17)) and not made.host_reaches(W)
         assert not made.table.bootstrap(made.engine.compile())
         made.set(OPEN, WEB)
         assert router.send([Packet(W, E), Packet(E, W), Packet(W6, E6), Packet(E6, W6)]) == [True] * 4
@@ -79,37 +44,11 @@ def test_nothing_passes_before_the_first_endpoint_is_known() -> None:
         assert router.send([Packet(W, E, 17), Packet(E, W, 17)]) == [False] * 2
 
 
-def reaches_host(lab: Lab, packet: Packet, host: str = HOST[4]) -> bool:
-    """Whether a UDP packet is delivered to a process on the router."""
-    def bound() -> socket.socket:
-        handle = socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET, socket.SOCK_DGRAM)
-        handle.bind((host, packet.dport))
-        return handle
-
-    with in_namespace(lab.router.name, bound) as handle:
-        lab.router.send([packet])
-        return bool(select.select([handle], [], [], 0.05)[0])
-
-
-def host_reaches(lab: Lab, address: str) -> bool:
-    """Whether a packet of a process on the router comes out at the workload."""
-    def send() -> None:
-        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as handle:
-            try:
-                handle.sendto(b"calico" + bytes(8), (address, 9))
-            except PermissionError:
-                pass  # how the kernel tells a sender that an output rule dropped its packet
-
-    in_namespace(lab.router.name, send)
-    interface = lab.router.interface_of(address)
-    return (b"calico" + bytes(8), interface) in lab.router._receive({b"calico" + bytes(8)})
-
-
 def test_interface_that_no_endpoint_names_is_dark(lab: Lab) -> None:
     """66."""
     unknown = "10.65.0.77"
     assert lab.router.send([Packet(unknown, E), Packet(E, unknown), Packet(W, unknown)]) == [False] * 3
-    assert not reaches_host(lab, Packet(unknown, HOST[4], 17)) and not host_reaches(lab, unknown)
+    assert not lab.reaches_host(Packet(unknown, HOST[4], 17)) and not lab.host_reaches(unknown)
 
 
 def test_workload_sends_with_its_own_addresses_only(lab: Lab) -> None:
@@ -141,7 +80,7 @@ def test_reply_to_an_isolated_workload_passes(lab: Lab) -> None:
 def test_host_may_always_talk_to_its_workloads(lab: Lab) -> None:
     """58: also when ingress is isolated; and the workload's replies reach the host although the action is Drop."""
     lab.set(DENY_WEB)
-    assert host_reaches(lab, W)
+    assert lab.host_reaches(W)
     port = 5353
 
     def ask() -> socket.socket:
@@ -159,17 +98,17 @@ def test_host_may_always_talk_to_its_workloads(lab: Lab) -> None:
 def test_endpoint_to_host_action(lab: Lab, action: str, delivered: bool) -> None:
     """59: after the egress policy, which can always deny."""
     lab.to_host(action)
-    assert reaches_host(lab, Packet(W, HOST[4], 17, 4000, 5400)) is delivered
-    assert reaches_host(lab, Packet(W6, HOST[6], 17, 4000, 5400), HOST[6]) is delivered
+    assert lab.reaches_host(Packet(W, HOST[4], 17, 4000, 5400)) is delivered
+    assert lab.reaches_host(Packet(W6, HOST[6], 17, 4000, 5400), HOST[6]) is delivered
     lab.set(policy("out", selector="app=='web'", types=["Egress"], egress=[{"action": "Deny"}]))
-    assert not reaches_host(lab, Packet(W, HOST[4], 17, 4001, 5401))
+    assert not lab.reaches_host(Packet(W, HOST[4], 17, 4001, 5401))
 
 
 def test_return_leaves_the_decision_to_the_hosts_own_rules(lab: Lab) -> None:
     """59: with an INPUT policy of DROP in another table the packet is lost under Return."""
     lab.to_host("Return")
     lab.router.run("nft", "add table ip own; add chain ip own in { type filter hook input priority 0; policy drop; }")
-    assert not reaches_host(lab, Packet(W, HOST[4], 17, 4000, 5400))
+    assert not lab.reaches_host(Packet(W, HOST[4], 17, 4000, 5400))
 
 
 def test_neighbour_discovery_reaches_the_host_and_router_advertisements_do_not(lab: Lab) -> None:

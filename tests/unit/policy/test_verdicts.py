@@ -10,24 +10,28 @@ from calico_plugin.policy import explain
 from tests.unit.policy import worlds
 
 ACTIONS = {"accept": "allow", "drop": "deny"}
-ENDS = (("egress", "src", explain.egress), ("ingress", "dst", explain.ingress))
+ENDS = (
+    ("egress", "src", worlds.endpoints, explain.egress), ("ingress", "dst", worlds.endpoints, explain.ingress),
+    ("egress", "src", worlds.hosts, explain.from_host), ("ingress", "dst", worlds.hosts, explain.to_host),
+)
 
 
 @pytest.mark.parametrize("scenario", worlds.golden()["scenarios"], ids=lambda scenario: str(scenario["name"]))
 def test_verdict_and_deciding_rules_are_calicos(scenario: Mapping[str, Any]) -> None:
-    """Every flow: the same verdict at each workload end, decided by the same rules in the same order."""
+    """Every flow: the same verdict at each end, decided by the same rules in the same order."""
     present = worlds.scenario_objects(scenario)
     rulesets = {node: worlds.compiled(present, node) for node in worlds.nodes(present)}
-    known = worlds.endpoints(present)
-    wrong = []
+    wrong, judged = [], 0
     for flow in scenario["flows"]:
-        for end, address, judge in ENDS:
-            if end not in flow or flow[address] not in known:
+        for end, address, known, judge in ENDS:
+            if flow[address] not in known(present):
                 continue
-            node, interface = known[flow[address]]
+            node, interface = known(present)[flow[address]]
             walk = judge(rulesets[node], interface, worlds.flow(flow))
             assert walk is not None
             got = (ACTIONS[walk.verdict.value], list(walk.decided_by))
+            judged += 1
             if got != (flow[end], flow[f"{end}_by"]):
                 wrong.append((flow, got))
     assert wrong == []
+    assert judged == sum(end in flow for flow in scenario["flows"] for end in ("egress", "ingress"))

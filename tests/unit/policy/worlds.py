@@ -11,7 +11,7 @@ import msgspec
 
 from calico_plugin.model.desired import Ruleset
 from calico_plugin.model.keys import ResourceKey
-from calico_plugin.model.resources import KINDS, Resource, WorkloadEndpoint
+from calico_plugin.model.resources import KINDS, HostEndpoint, Resource, WorkloadEndpoint
 from calico_plugin.policy import PolicyEngine
 from calico_plugin.policy.explain import Flow
 
@@ -57,6 +57,14 @@ def endpoints(present: Objects) -> dict[str, tuple[str, str]]:
         network.split("/")[0]: (value.spec.node, value.spec.interface_name)
         for value in present.values() if isinstance(value, WorkloadEndpoint)
         for network in value.spec.ip_networks
+    }
+
+
+def hosts(present: Objects) -> dict[str, tuple[str, str]]:
+    """Address -> (node, interface) of each host endpoint."""
+    return {
+        address: (value.spec.node, value.spec.interface_name)
+        for value in present.values() if isinstance(value, HostEndpoint) for address in value.spec.expected_ips
     }
 
 
