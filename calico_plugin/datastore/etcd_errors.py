@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from enum import Enum
 from typing import Sequence
 
@@ -90,10 +91,8 @@ def unavailable(
     why: str, endpoints: Sequence[str], source: str, *, maybe_applied: bool = False
 ) -> DatastoreUnavailable:
     """`maybe_applied`: a write was sent whose answer was lost."""
-    hint = ""
-    if source == DEFAULT_SOURCE:
-        hint = "; set ETCD_ENDPOINTS if etcd is elsewhere (with sudo use `sudo -E`, which keeps the environment)"
     doubt = "; whether the change was stored is not known" if maybe_applied else ""
+    hint = _hint(why, endpoints, source)
     error = DatastoreUnavailable(f"etcd does not answer at {place(endpoints, source)}: {_brief(why)}{doubt}{hint}")
     error.maybe_applied = maybe_applied
     return error
@@ -106,4 +105,20 @@ def place(endpoints: Sequence[str], source: str) -> str:
 
 def _brief(why: str) -> str:
     """gRPC repeats itself at length; its last clause is the one that says something."""
-    return why.rsplit("last error: ", 1)[-1].strip().rstrip(".;")
+    last = why.rsplit("last error: ", 1)[-1]
+    return re.sub(r"^[A-Z_]+: ipv[46]:\S+: ", "", last).removeprefix("Failed to connect to remote host: ").strip(" .;")
+
+
+def _hint(why: str, endpoints: Sequence[str], source: str) -> str:
+    """What the user may look at; empty when we have no idea."""
+    if "CERTIFICATE_VERIFY_FAILED" in why or "Hostname Verification Check failed" in why:
+        return "; check ETCD_CA_CERT_FILE and that the certificate of etcd names this host"
+    if "TSI_DATA_CORRUPTED" in why or "BAD_CERTIFICATE" in why or "CERTIFICATE_REQUIRED" in why:
+        return "; does etcd want a client certificate? Check ETCD_CERT_FILE and ETCD_KEY_FILE"
+    if "WRONG_VERSION_NUMBER" in why or "Handshake read failed" in why:
+        return "; does this etcd speak plain http:// instead of https://?"
+    if why.endswith("Socket closed") and any(endpoint.startswith("http:") for endpoint in endpoints):
+        return "; does this etcd want https:// instead of http://?"
+    if source == DEFAULT_SOURCE:
+        return "; set ETCD_ENDPOINTS if etcd is elsewhere (with sudo use `sudo -E`, which keeps the environment)"
+    return ""

@@ -236,6 +236,8 @@ class Transport:
         with self._lock:
             if self._pid == os.getpid() or self._closed:
                 return
+            # What gRPC writes to standard error is also in the error that it raises.
+            os.environ.setdefault("GRPC_VERBOSITY", "NONE")
             # The channels of before a fork belong to the parent: they are dropped here, not closed.
             self._members = tuple(Member(endpoint, self._access) for endpoint in self._endpoints)
             self._pid = os.getpid()

@@ -1,4 +1,4 @@
-"""Three real members on loopback: frozen, killed, without a leader, with a new one. Nothing is lost and nothing hangs."""
+"""Three real members on loopback: frozen, killed, without a leader. Nothing is lost and nothing hangs."""
 
 from __future__ import annotations
 
@@ -68,7 +68,7 @@ def test_killed_member_is_left(cluster: Cluster, client: EtcdKV) -> None:
 
 
 def test_cache_leaves_a_frozen_member(cluster: Cluster, client: EtcdKV) -> None:
-    """The watch notices within seconds that its member hangs, and goes on at another without losing a change."""
+    """The watch notices within seconds that its member hangs, and goes on at another without a gap."""
     cache = Cache(client, ("/t/",)).start()
     try:
         cache.wait_in_sync(Deadline(20))
@@ -85,7 +85,7 @@ def test_cache_leaves_a_frozen_member(cluster: Cluster, client: EtcdKV) -> None:
 
 
 def test_no_quorum_is_said_and_ends(cluster: Cluster, client: EtcdKV) -> None:
-    """One member of three: calls fail with a datastore error in time, the cache says it is stale, and all comes back."""
+    """One member of three: calls fail in time, the cache says it is stale, and all comes back with the others."""
     cache = Cache(client, ("/t/",)).start()
     try:
         cache.wait_in_sync(Deadline(20))
@@ -121,9 +121,9 @@ def test_close_while_the_member_hangs(cluster: Cluster, client: EtcdKV) -> None:
 
 
 def test_counter_is_exact_through_kills_and_elections(cluster: Cluster, client: EtcdKV) -> None:
-    """Compare-and-swap increments from four clients while members are killed and frozen in turn: each success counts once.
+    """Increments from four clients while members are killed and frozen in turn: each success counts once.
 
-    A write that ends in doubt may count or not; all others are exact. Each value names its writer, as the protocol demands.
+    A write that ends in doubt may count or not; all others are exact. Each value names its writer (see `kv`).
     """
     client.create("/t/n", b"0", Deadline(20))
     stop = threading.Event()
