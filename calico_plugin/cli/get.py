@@ -11,7 +11,13 @@ from calico_plugin.cli import output, tables
 from calico_plugin.cli.kinds import kind_of
 from calico_plugin.cli.output import Form
 from calico_plugin.cli.session import Session, common, session_of
-from calico_plugin.errors import CalicoError, InvalidInput
+from calico_plugin.errors import (
+    CalicoError,
+    DatastoreUnauthorized,
+    DatastoreUnavailable,
+    DeadlineExceeded,
+    InvalidInput,
+)
 from calico_plugin.model.codec import Stored
 from calico_plugin.model.resources import KINDS, BGPConfiguration
 from calico_plugin.model.resources.meta import API_VERSION
@@ -114,6 +120,8 @@ def _read(session: Session, wanted: Iterable[Wanted]) -> tuple[list[Found], list
     for item in wanted:
         try:
             found.append(_read_one(session, item))
+        except (DatastoreUnavailable, DatastoreUnauthorized, DeadlineExceeded):
+            raise  # the next one would only wait as long
         except CalicoError as error:
             errors.append(error)
     return found, errors

@@ -8,6 +8,7 @@ of ours are shown in one line, the whole with `--log-level debug`).
 from __future__ import annotations
 
 import importlib
+import os
 import sys
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,7 +17,7 @@ from typing import Sequence
 import click
 
 from calico_plugin.cli.session import Session
-from calico_plugin.errors import CalicoError, DatastoreError
+from calico_plugin.errors import CalicoError
 
 LEVELS = ("panic", "fatal", "error", "warn", "info", "debug")
 
@@ -118,27 +119,27 @@ def run(arguments: Sequence[str], program: str = "calicoctl") -> int:
     except click.ClickException as error:
         error.show()
     except CalicoError as error:
-        click.echo(text_of(error), err=True)
+        click.echo(str(error), err=True)
     except (KeyboardInterrupt, click.Abort):
         click.echo("Interrupted", err=True)
     except BrokenPipeError:
-        # The reader (head, less) has gone: nothing is wrong, and nothing more can be said.
-        sys.stderr.close()
+        # The reader (head, less) has gone: nothing is wrong, and nothing more can be said, also when Python ends.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     except Exception as error:  # the edge: whatever else happens is a bug of ours, told in one line
-        if "debug" in arguments:
-            raise
+        _log_bug(arguments)
         advice = "please report it with the output of -l debug"
         click.echo(f"Internal error: {type(error).__name__}: {error} ({advice})", err=True)
     return 1
 
 
-def text_of(error: CalicoError) -> str:
-    """The user's text of an error; for one of etcd's with the advice that people need most."""
-    text = str(error)
-    if isinstance(error, DatastoreError) and "the default" in text:
-        text += "\nETCD_ENDPOINTS is not set, and sudo drops the environment: use sudo -E"
-        text += ", or write /etc/calico/calicoctl.cfg"
-    return text
+def _log_bug(arguments: Sequence[str]) -> None:
+    """Where an unexpected error came from, for who asked for a log; others get one line."""
+    if "-l" in arguments or any(argument.startswith("--log-level") for argument in arguments):
+        import structlog
+
+        from calico_plugin.observe import log
+
+        log.bug(structlog.get_logger(), "calicoctl failed")
 
 
 def main() -> None:

@@ -7,27 +7,15 @@ from typing import Any, Mapping, Sequence
 import msgspec
 from msgspec.structs import replace
 
+from calico_plugin.cli.checking import problems_of
 from calico_plugin.cli.manifest import Manifest, ManifestError, problems_error
 from calico_plugin.errors import InvalidInput
-from calico_plugin.model import codec, defaults, schema, validation
+from calico_plugin.model import codec, defaults, schema
 from calico_plugin.model.codec import Stored
 from calico_plugin.model.problem import Problem
 from calico_plugin.model.resources import KINDS, Resource
 
 DEFAULT_NAMESPACE = "default"
-
-
-def check(resource: Resource) -> None:
-    """The check of one object, with the selector grammar of the policy engine. Raises InvalidInput."""
-    from calico_plugin.policy.selector import parse
-
-    validation.check(resource, parse)
-
-
-def _problems(resource: Resource) -> tuple[Problem, ...]:
-    from calico_plugin.policy.selector import parse
-
-    return validation.problems(resource, parse)
 
 
 def typed(document: Mapping[str, Any], kind: str) -> Resource:
@@ -61,7 +49,7 @@ def _resource(manifest: Manifest, namespace: str, new: bool) -> Resource:
         resource = placed(typed(document, manifest.kind), namespace)
     except InvalidInput as error:
         raise problems_error(manifest, [Problem(error.field, error.value, error.hint)]) from error
-    found = list(_problems(defaults.fill(resource)))
+    found = list(problems_of(defaults.fill(resource)))
     if new and resource.metadata.resource_version:
         found.append(
             Problem("metadata.resourceVersion", resource.metadata.resource_version, "must not be set on create")

@@ -9,12 +9,11 @@ from typing import TYPE_CHECKING, Any, Callable, TypeVar
 
 import click
 
-from calico_plugin.cli import settings
-from calico_plugin.config import DatastoreSettings
 from calico_plugin.deadline import Deadline
 from calico_plugin.errors import CalicoError
 
 if TYPE_CHECKING:
+    from calico_plugin.config import DatastoreSettings
     from calico_plugin.datastore.kv import KV
     from calico_plugin.datastore.resources import ResourceClient
     from calico_plugin.datastore.store import Store
@@ -40,6 +39,8 @@ class Session:
 
     @cached_property
     def settings(self) -> DatastoreSettings:
+        from calico_plugin.cli import settings
+
         return settings.load(self.config, os.environ)
 
     @cached_property
@@ -67,7 +68,7 @@ class Session:
     @cached_property
     def resources(self) -> ResourceClient:
         """The client for resources, after the version check that the original makes."""
-        from calico_plugin.cli.objects import check
+        from calico_plugin.cli.checking import check
         from calico_plugin.datastore.resources import ResourceClient
 
         self._check_version()

@@ -14,10 +14,21 @@ import click
 from calico_plugin.cli import cascade, manifest, objects
 from calico_plugin.cli.kinds import kind_of
 from calico_plugin.cli.session import Session, common, session_of
-from calico_plugin.errors import AlreadyExists, CalicoError, InvalidInput, NotFound
+from calico_plugin.errors import (
+    AlreadyExists,
+    CalicoError,
+    DatastoreUnauthorized,
+    DatastoreUnavailable,
+    DeadlineExceeded,
+    InvalidInput,
+    NotFound,
+)
 from calico_plugin.model.resources import KINDS, Resource
 
 Step = Callable[[Session, Resource], None]
+
+# After these the next object would only wait as long.
+_HOPELESS = (DatastoreUnavailable, DatastoreUnauthorized, DeadlineExceeded)
 
 
 @dataclass
@@ -190,7 +201,7 @@ def _run(session: Session, verb: str, wanted: Iterable[Resource], step: Step, st
             outcome.done += 1
         except CalicoError as error:
             outcome.errors.append(_about(resource, error))
-            if stop_at_error:
+            if stop_at_error or isinstance(error, _HOPELESS):
                 break
     _report(outcome)
 
