@@ -23,9 +23,9 @@ STARTED = "Calico node started successfully"
 
 @pytest.fixture(scope="module")
 def lab() -> Iterator[Lab]:
-    """A fabric, an etcd, and three machines without Docker."""
+    """A fabric, an etcd, and four machines without Docker."""
     held = state.claim_free("node")
-    made = Lab(LabSpec(held.name, hosts=3))
+    made = Lab(LabSpec(held.name, hosts=4))
     try:
         for name in (FABRIC, ETCD, *made.hosts):
             made.boot(name)
@@ -186,13 +186,13 @@ def test_missing_program(lab: Lab) -> None:
 
 def test_embedded_etcd_and_a_bare_host_afterwards(lab: Lab) -> None:
     """Nothing set and nothing there: an etcd of its own; `node reset` leaves the host as it was before."""
-    machine = lab["host3"]
+    machine = lab["host4"]  # untouched so far
     before = bare.look(machine)
     said = machine.run("calicoctl", "node", "run", seconds=90).stdout
     assert STARTED in said.splitlines()
     listening = {line.split()[3] for line in machine.shell("ss -tlnH 'sport = :2379'").splitlines()}
-    assert listening == {"127.0.0.1:2379", "172.20.62.11:2379"}
-    assert "host3" in machine.run("calicoctl", "get", "nodes").stdout
+    assert listening == {"127.0.0.1:2379", "172.20.62.12:2379"}
+    assert "host4" in machine.run("calicoctl", "get", "nodes").stdout
     machine.run("calicoctl", "node", "reset")
     assert bare.differences(before, bare.look(machine)) == []
 
