@@ -54,7 +54,7 @@ CLIENTS: dict[str, frozenset[str]] = {
     "pyroute2": frozenset({"dataplane.netlink"}),
     "flask": frozenset({"driver"}),
     "werkzeug": frozenset({"driver"}),
-    "gunicorn": frozenset({"driver.wsgi"}),
+    "gunicorn": frozenset({"driver"}),
     "docker": frozenset({"agent.docker_api"}),
     "requests": frozenset({"agent.docker_api"}),
     "jinja2": frozenset({"routing"}),
