@@ -130,6 +130,8 @@ class Allocator:
         """
         if count < 1:
             raise InvalidInput("count", count, "at least 1")
+        if version not in (4, 6):
+            raise InvalidInput("version", version, "4 or 6")
         request = AutoAssign(
             host=host,
             version=version,

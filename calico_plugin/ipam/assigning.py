@@ -257,7 +257,7 @@ class _Search:
             if ledger.full.get(place) is self.reserved:
                 continue
             for cidr in self._walk(pool).unused(used):
-                if cidr not in self._seen and not self.reserved.covers(cidr):
+                if cidr not in self._seen and self._has_usable(cidr):
                     self._seen.add(cidr)
                     yield cidr
             ledger.full[place] = self.reserved
@@ -266,7 +266,7 @@ class _Search:
         own = set(self._own())
         for cidr in self._ranked(scan, scan.claimable, self._is_claimable):
             summary = scan.blocks.get(cidr)
-            if summary is None or cidr in own or cidr in self._seen or self.reserved.covers(cidr):
+            if summary is None or cidr in own or cidr in self._seen or not self._has_usable(cidr):
                 continue
             if summary.affinity == arithmetic.HOST_PREFIX + self.host:
                 # Ours, yet without an affinity key: a process of this host claims it right now, or has died doing so.
@@ -332,6 +332,13 @@ class _Search:
 
     def _in_range(self, cidr: Cidr) -> bool:
         return self.request.within is None or self.request.within.overlaps(cidr)
+
+    def _has_usable(self, cidr: Cidr) -> bool:
+        """Would the block, all free, have an address for this request? What has none is not worth claiming."""
+        if self.reserved.covers(cidr):
+            return False
+        usable = self._usable(cidr)
+        return usable is None or any(map(usable, range(cidr.size)))
 
     def _take(self, cidr: Cidr, block: Block) -> int:
         """Take what is missing from a block; how many it gave."""

@@ -230,6 +230,8 @@ class Turn:
         """Undo what was planned since. A refusal keeps its compares: it is an answer only while what it rests on is
         still so.
         """
+        # Claims that are taken back leave their blocks unclaimed.
+        self.ledger.full.clear()
         self._writes = dict(mark.writes)
         del self._claimed[mark.claimed:]
         if not keep_compares:

@@ -1,4 +1,6 @@
-"""The allocator on a real etcd: how many round trips it takes, what a stale view can do, and what is left after failures."""
+"""The allocator on a real etcd: how many round trips it takes, what a stale view can do, and what is left after
+failures.
+"""
 
 from __future__ import annotations
 
@@ -12,6 +14,7 @@ import pytest
 
 from calico_plugin.datastore.cache import Cache
 from calico_plugin.datastore.etcd import EtcdKV, connect
+from calico_plugin.datastore.kv import Put
 from calico_plugin.deadline import Deadline
 from calico_plugin.errors import (
     AlreadyExists,
@@ -189,6 +192,28 @@ class TestRoundTrips:
             allocator.auto_assign("dock-a", deadline=soon())
         assert counting.calls == {"commit": 2}
 
+    def test_a_pool_full_of_other_hosts_blocks_is_not_read(self, cluster: EtcdKV, view: CachedView) -> None:
+        """Over 1,000 foreign blocks: free ones are found by one listing of keys, however many are needed later."""
+        put(cluster, "IPPool", "big", {"cidr": "10.60.0.0/16", "blockSize": 26})
+        cidrs = [f"10.60.{n // 4}.{n % 4 * 64}/26" for n in range(1000)]
+        for start in range(0, 1000, 100):
+            cluster.commit([], [Put(keys.block(cidr), b"{}") for cidr in cidrs[start:start + 100]], soon())
+        counting = Counting(cluster)
+        allocator = Allocator(counting, selects, view, start=first)  # type: ignore[arg-type]
+        for number in range(5):
+            given = allocator.auto_assign("dock-a", 64, pools=["10.60.0.0/16"], deadline=soon())
+            assert str(given.addresses[0].ip) == f"10.60.250.{number * 64}" or number == 4
+        # One listing of keys, and one of the host's own affinities at the start and before each claim.
+        assert counting.calls["commit"] == 5 and counting.calls["list"] <= 7
+
+    def test_a_refused_claim_leaves_its_blocks_to_be_claimed(self, cluster: EtcdKV, view: CachedView) -> None:
+        """A request that was too large does not make the next one borrow."""
+        allocator = Allocator(cluster, selects, view, start=first, scan_seconds=60)
+        allocator.auto_assign("dock-b", deadline=soon())
+        with pytest.raises(PoolExhausted):
+            allocator.auto_assign("dock-a", 64, deadline=soon())
+        assert texts(allocator.auto_assign("dock-a", deadline=soon()).addresses) == ["10.50.0.16/28"]
+
     def test_a_lost_race_costs_one_more_commit_and_no_read(self, cluster: EtcdKV, view: CachedView) -> None:
         """The failed transaction brings what is stored now."""
         counting = Counting(cluster)
@@ -238,7 +263,7 @@ class TestStaleViews:
         put(cluster, "Node", "dock-a", labels={"rack": "r2"})
         assert texts(allocator.auto_assign("dock-a", deadline=soon()).addresses) == ["10.60.0.0/28"]
 
-    def test_what_the_view_does_not_know_yet_is_no_reason_to_refuse(self, cluster: EtcdKV, allocator: Allocator) -> None:
+    def test_what_the_view_does_not_know_yet_is_no_reason(self, cluster: EtcdKV, allocator: Allocator) -> None:
         """A pool and a node made a moment ago serve."""
         with pytest.raises(InvalidInput, match="10.70.0.0/26"):
             allocator.auto_assign("dock-a", pools=["10.70.0.0/26"], deadline=soon())
@@ -258,7 +283,7 @@ class TestGiving:
 
     def test_all_or_nothing(self, cluster: EtcdKV, allocator: Allocator) -> None:
         """More than there is leaves nothing behind, and the text says which pool has how much."""
-        with pytest.raises(PoolExhausted, match=r"dock-a gets 64 of 65 IPv4 addresses from web .*no free address in its 4"):
+        with pytest.raises(PoolExhausted, match=r"gets 64 of 65 IPv4 addresses from web .*no free address in its 4"):
             allocator.auto_assign("dock-a", 65, handle="h", deadline=soon())
         assert cluster.list(keys.IPAM, soon()).items == ()
 
@@ -294,13 +319,20 @@ class TestGiving:
             allocator.auto_assign("dock-a", within="10.50.0.20/30", deadline=soon())
         assert allocator.auto_assign("dock-a", deadline=soon()).addresses
 
+    def test_a_block_without_usable_address_is_not_claimed(self, cluster: EtcdKV, allocator: Allocator) -> None:
+        """The range's only block has nothing but reserved addresses in it: nothing is stored."""
+        put(cluster, "IPReservation", "r", {"reservedCIDRs": ["10.50.0.20/30"]})
+        with pytest.raises(PoolExhausted):
+            allocator.auto_assign("dock-a", within="10.50.0.20/30", deadline=soon())
+        assert cluster.list(keys.IPAM, soon()).items == ()
+
     def test_an_address_in_use_is_named_with_its_owner(self, allocator: Allocator) -> None:
         """The user learns who has it."""
         allocator.assign("10.50.0.5", "dock-a", attributes={"node": "dock-a"}, deadline=soon())
         with pytest.raises(AlreadyExists, match="10.50.0.5.*in use by node dock-a"):
             allocator.assign("10.50.0.5", "dock-b", deadline=soon())
 
-    def test_an_address_in_another_hosts_block_under_strict_affinity(self, cluster: EtcdKV, allocator: Allocator) -> None:
+    def test_strict_affinity_forbids_anothers_block(self, cluster: EtcdKV, allocator: Allocator) -> None:
         """Refused, naming the block and its owner."""
         set_config(cluster, IPAMConfig(strict_affinity=True, auto_allocate_blocks=True), soon())
         allocator.assign("10.50.0.5", "dock-a", deadline=soon())
