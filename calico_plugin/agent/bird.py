@@ -1,7 +1,7 @@
 """Keeps BIRD's configuration in step with the cluster: rendered, judged by BIRD, loaded, and seen to be loaded.
 
-Requests are collected for a moment, since a start or a mesh change brings many at once. What BIRD refuses is told once and tried
-again with growing pauses; the configuration that BIRD runs on stays as it is meanwhile.
+Requests are collected for a moment, since a start or a mesh change brings many at once. What BIRD refuses is told
+once and tried again with growing pauses; the configuration that BIRD runs on stays as it is meanwhile.
 """
 
 from __future__ import annotations

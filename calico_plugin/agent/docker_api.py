@@ -1,7 +1,7 @@
 """Docker's API as far as the agent needs it: networks, the endpoints of running containers, the event stream.
 
-Only calls that take no container's lock, so none of them can wait for a driver call (`inspect` would). Every call has a time-out;
-errors leave as DockerError. The client is the Docker SDK.
+Only calls that take no container's lock, so none of them can wait for a driver call (`inspect` would). Every call has
+a time-out; errors leave as DockerError. The client is the Docker SDK.
 """
 
 from __future__ import annotations
@@ -139,7 +139,8 @@ def _network(raw: Mapping[str, Any]) -> DockerNetwork:
     settings = (raw.get("IPAM") or {}).get("Config") or []
     reserved: dict[str, str] = {}
     for one in settings:
-        reserved.update((address.split("/")[0], name) for name, address in (one.get("AuxiliaryAddresses") or {}).items())
+        auxiliary = one.get("AuxiliaryAddresses") or {}
+        reserved.update((address.split("/")[0], name) for name, address in auxiliary.items())
         if one.get("Gateway"):
             reserved[one["Gateway"].split("/")[0]] = "gateway"
     return DockerNetwork(

@@ -1,8 +1,9 @@
 """Hears Docker's events and keeps the cluster's side of networks, labels and endpoints in step with it.
 
-Two threads: one sits in the event stream, one does the work. Whatever the stream missed (it breaks with every restart of dockerd)
-is found by listing: after each connect and every 30 s. An absent Docker is normal: it is looked for again quietly.
-Nothing is taken away because Docker did not answer, only because it answered that it does not know the thing.
+Two threads: one sits in the event stream, one does the work. Whatever the stream missed (it breaks with every restart
+of dockerd) is found by listing: after each connect and every 30 s. An absent Docker is normal: it is looked for again
+quietly. Nothing is taken away because Docker did not answer, only because it answered that it does not know the
+thing.
 """
 
 from __future__ import annotations
@@ -46,8 +47,8 @@ class DockerSettings:
 
 
 class DockerSync:
-    """`linkless` tells the local endpoints whose link has been gone for long; `changed` is called when Docker may have touched
-    iptables."""
+    """`linkless` tells the local endpoints whose link has been gone for long; `changed` is called when Docker may
+    have touched iptables."""
 
     def __init__(
         self,
@@ -175,7 +176,9 @@ class DockerSync:
         for container in containers if self._settings.label_endpoints else ():
             wanted, refused = labels.wanted(container.labels)
             if refused and self._refused.get(container.id) != refused:
-                self._log.warning("labels that Calico does not take are left out", container=container.id[:12], labels=refused)
+                self._log.warning(
+                    "labels that Calico does not take are left out", container=container.id[:12], labels=refused
+                )
                 self._refused[container.id] = refused
             labels.apply(self._store, self._node, container.endpoints.values(), wanted)
 
@@ -221,4 +224,5 @@ class DockerSync:
             except (NotFound, Conflict):
                 continue
             self._metrics.swept.labels("endpoint").inc()
-            self._log.info("removed an endpoint without link that Docker does not know", endpoint=endpoint.endpoint[:12])
+            short = endpoint.endpoint[:12]
+            self._log.info("removed an endpoint without link that Docker does not know", endpoint=short)

@@ -1,8 +1,10 @@
-"""This host's containers: what the cluster says of them, which links there are, and what follows for routes and status files.
+"""This host's containers: what the cluster says of them, which links there are, and what follows for routes and
+status files.
 
-Order for a new endpoint: policy (as soon as it is in etcd), then settings and route (as soon as the link is there), then the status
-file. For a removed one: file, route, connections; its address is not used again before its connections are forgotten.
-Work is per interface and only for those that changed. Two endpoints that claim one interface: the policy engine's choice counts.
+Order for a new endpoint: policy (as soon as it is in etcd), then settings and route (as soon as the link is there),
+then the status file. For a removed one: file, route, connections; its address is not used again before its
+connections are forgotten. Work is per interface and only for those that changed. Two endpoints that claim one
+interface: the policy engine's choice counts.
 """
 
 from __future__ import annotations
@@ -34,7 +36,10 @@ class LocalEndpoint:
 
 
 def local_endpoint(key: ResourceKey, resource: Resource | Invalid | None, node: str) -> LocalEndpoint | None:
-    """The endpoint, when it is complete and this node's: the host is the one in the name, not spec.node (datamodel 3.4)."""
+    """The endpoint, when it is complete and this node's.
+
+    The host is the one in the name, not spec.node (datamodel 3.4).
+    """
     if not isinstance(resource, WorkloadEndpoint):
         return None
     parts = names.split_workload_endpoint(key.name)
@@ -182,7 +187,10 @@ class Endpoints:
     # Work
 
     def unsettled(self) -> list[Link]:
-        """Links of endpoints whose settings are to be asserted; each is told once per change, or again after `unsettle`."""
+        """Links of endpoints whose settings are to be asserted.
+
+        Each is told once per change, or again after `unsettle`.
+        """
         names_ = [name for name in self._unsettled if name in self._claims]
         self._unsettled.difference_update(names_)
         return [self._links[name] for name in names_ if name in self._links]
@@ -192,7 +200,10 @@ class Endpoints:
         self._unsettled.add(name)
 
     def resolve(self, active: Mapping[str, ResourceKey]) -> None:
-        """Work out routes for the interfaces that changed. `active`: interface -> endpoint whose policy is in force there."""
+        """Work out routes for the interfaces that changed.
+
+        `active`: interface -> endpoint whose policy is in force there.
+        """
         dirty, self._dirty = self._dirty, set()
         for name in dirty:
             old, new = self._resolved.pop(name, None), self._resolution(name, active)
@@ -204,7 +215,10 @@ class Endpoints:
             self._unpublished.add(name)
 
     def publish(self) -> int:
-        """Say which status files should be: those of endpoints whose link, settings and routes are in force; how many changed."""
+        """Say which status files should be; how many came.
+
+        They are those of endpoints whose link, settings and routes are in force.
+        """
         changed = 0
         for name in tuple(self._unpublished):
             resolved = self._resolved.get(name)

@@ -1,4 +1,5 @@
-"""Container labels that begin with `org.projectcalico.label.` become labels of the container's endpoints (prefix removed).
+"""Container labels that begin with `org.projectcalico.label.` become labels of the container's endpoints (prefix
+removed).
 
 A label that Calico would not take is left out alone; the labels that Calico keeps itself cannot be set. For a moment
 after its start a container is policed as if it had none of them: Docker tells a driver nothing about labels.

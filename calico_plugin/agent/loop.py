@@ -1,10 +1,10 @@
 """The owner thread: collect -> compile -> apply -> report. It alone touches policy, links, routes and status files.
 
-It waits for the mailbox (datastore, workers), for netlink and for its timers; whatever has queued up is one batch, and nothing is
-delayed on purpose, since Docker waits for the status file. Work is proportional to what changed.
+It waits for the mailbox (datastore, workers), for netlink and for its timers; whatever has queued up is one batch,
+and nothing is delayed on purpose, since Docker waits for the status file. Work is proportional to what changed.
 
-What it promises: nothing is removed, and nothing written, before the first full listing is in; a part that fails is tried again
-with growing pauses while the others go on; losing the datastore changes nothing on the host.
+What it promises: nothing is removed, and nothing written, before the first full listing is in; a part that fails is
+tried again with growing pauses while the others go on; losing the datastore changes nothing on the host.
 """
 
 from __future__ import annotations

@@ -1,4 +1,7 @@
-"""calico-agent: composition root. Settings, signals, clients and threads are made here; the loop runs in the main thread."""
+"""calico-agent: composition root.
+
+Settings, signals, clients and threads are made here; the loop runs in the main thread.
+"""
 
 from __future__ import annotations
 
@@ -215,7 +218,10 @@ def _assert_forwarding(metrics: Metrics) -> None:
 
 
 def _follow(watch: Watch, mailbox: Mailbox) -> None:
-    """Hand on what the watch tells. Without it the agent would be deaf for ever, so its supervisor shall start it anew."""
+    """Hand on what the watch tells.
+
+    Without it the agent would be deaf for ever, so its supervisor shall start it anew.
+    """
     try:
         for event in watch:
             mailbox.put(event)

@@ -1,7 +1,9 @@
-"""What Docker's networks mean in the cluster: the record gets its name, the network its profile (decision 7 of the design).
+"""What Docker's networks mean in the cluster: the record gets its name, the network its profile (decision 7 of the
+design).
 
-The driver's CreateNetwork learns no name, and on a second host it is never called; so whoever hears of a network completes what is
-missing. Everything is compare-and-swap and may be done by several agents at once. What a user changed in a profile stays.
+The driver's CreateNetwork learns no name, and on a second host it is never called; so whoever hears of a network
+completes what is missing. Everything is compare-and-swap and may be done by several agents at once. What a user
+changed in a profile stays.
 """
 
 from __future__ import annotations
@@ -47,7 +49,10 @@ class Networks:
     create_profiles: bool
 
     def complete(self, network: DockerNetwork) -> bool:
-        """Record named, profile there; whether anything had to be written. Raises DatastoreError, Conflict after many tries."""
+        """Record named, profile there; whether anything had to be written.
+
+        Raises DatastoreError, Conflict after many tries.
+        """
         for attempt in range(_TRIES):
             try:
                 return self._complete(network, Deadline(SECONDS))
@@ -61,7 +66,8 @@ class Networks:
         return {one.value.network_id: one for one in self.store.networks.list(Deadline(SECONDS)).items}
 
     def forget(self, stored: Stored[NetworkRecord]) -> None:
-        """The network is gone from Docker and the driver did not hear of it: its record, and the profile that nobody else needs.
+        """The network is gone from Docker and the driver did not hear of it: its record, and the profile that nobody
+        else needs.
 
         Raises Conflict when somebody changes the record meanwhile.
         """
@@ -69,7 +75,8 @@ class Networks:
         record = stored.value
         planned = [self.store.networks.removal(record.network_id, stored)]
         others = (one.value for one in self.store.networks.list(deadline).items)
-        if record.profile and not any(one.profile == record.profile for one in others if one.network_id != record.network_id):
+        needed = any(one.profile == record.profile for one in others if one.network_id != record.network_id)
+        if record.profile and not needed:
             profiles = self.store.resources(Profile)
             if (profile := profiles.find(record.profile, deadline)) is not None:
                 planned.append(profiles.removal(profile))
@@ -115,7 +122,8 @@ class Networks:
 
     def _tell_label(self, name: str) -> None:
         if (label := names.network_label(name)) != name:
-            _log().warning("a network's name is no legal label; policy finds its containers by another", network=name, label=label)
+            event = "a network's name is no legal label; policy finds its containers by another"
+            _log().warning(event, network=name, label=label)
 
 
 def _log() -> structlog.stdlib.BoundLogger:

@@ -1,4 +1,4 @@
-"""Policy as the loop sees it: updates go in, the table follows, and it is known which endpoint's policy is in force where."""
+"""Policy as the loop sees it: updates go in, the table follows, and it is known whose policy is in force where."""
 
 from __future__ import annotations
 

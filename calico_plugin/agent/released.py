@@ -1,7 +1,7 @@
 """Forgets the connections of addresses that left this host, in a thread of its own.
 
-A look into the kernel's table costs milliseconds whatever it finds, so addresses are collected for a moment; an endpoint that is
-given one of them meanwhile waits, and `hurry` ends the collecting.
+A look into the kernel's table costs milliseconds whatever it finds, so addresses are collected for a moment; an
+endpoint that is given one of them meanwhile waits, and `hurry` ends the collecting.
 """
 
 from __future__ import annotations
@@ -29,7 +29,10 @@ class Forgotten:
 
 
 class Released:
-    """`forget` deletes the entries of addresses (dataplane.conntrack); `tell` is called in the thread with each Forgotten."""
+    """`forget` deletes the entries of addresses (dataplane.conntrack).
+
+    `tell` is called in the thread with each Forgotten.
+    """
 
     def __init__(
         self,

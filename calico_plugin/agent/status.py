@@ -27,6 +27,10 @@ _LIST_SECONDS = 10.0
 _ALL_AGAIN = 180
 
 
+# Members of FelixConfiguration, and of Reporting.
+_TIMES = (("reportingInterval", "interval"), ("reportingTTL", "ttl"), ("endpointReportingDelay", "delay"))
+
+
 @dataclass(frozen=True, slots=True)
 class Reporting:
     """Intervals in seconds; `interval` 0: no process status."""
@@ -38,10 +42,13 @@ class Reporting:
 
 
 def reporting(base: Reporting, *specs: Mapping[str, Any]) -> Reporting:
-    """`base` with the members of FelixConfigurations laid over it, later ones winning; what does not parse is passed over."""
+    """`base` with the members of FelixConfigurations laid over it, later ones winning.
+
+    What does not parse is passed over.
+    """
     found = {name: getattr(base, name) for name in ("interval", "ttl", "endpoints", "delay")}
     for spec in specs:
-        for member, name in (("reportingInterval", "interval"), ("reportingTTL", "ttl"), ("endpointReportingDelay", "delay")):
+        for member, name in _TIMES:
             try:
                 found[name] = duration.seconds(str(spec[member]))
             except (KeyError, ValueError):

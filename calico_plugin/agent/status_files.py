@@ -1,6 +1,7 @@
 """Endpoint-status files: one exists exactly while an endpoint's policy, link and routes are in force (policy 6).
 
-The driver's Join waits for them, so they are written by rename: a reader never sees half a file. Names and content are Felix's.
+The driver's Join waits for them, so they are written by rename: a reader never sees half a file. Names and content
+are Felix's.
 """
 
 from __future__ import annotations

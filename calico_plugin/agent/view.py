@@ -1,11 +1,13 @@
-"""The agent's view of the cluster: what the watch told, typed, as changes for the managers and as a snapshot for the renderer.
+"""The agent's view of the cluster: what the watch told, typed, as changes for the managers and as a snapshot for the
+renderer.
 
-A value that does not parse counts as absent and is told as `Invalid`, so that the policy engine can fail closed. After a broken
-stream or a compaction a new listing comes; only its differences are told, so nothing is done twice.
+A value that does not parse counts as absent and is told as `Invalid`, so that the policy engine can fail closed.
+After a broken stream or a compaction a new listing comes; only its differences are told, so nothing is done twice.
 """
 
 from __future__ import annotations
 
+import hashlib
 from dataclasses import dataclass, replace
 from typing import Iterable, Mapping, Type, TypeVar
 
@@ -69,9 +71,10 @@ class View:
 
     def listed(self, event: Listed) -> list[Update]:
         """A complete listing: what it changes."""
-        items = [item for part in event.items.values() for item in part]
+        items = {item.key: item for part in event.items.values() for item in part}
         self._revision = event.revision
-        return self._apply(difference(self._items, items, event.revision))
+        changes = difference(self._items, [_slim(item) for item in items.values()], event.revision)
+        return self._apply(replace(change, item=items.get(change.key)) for change in changes)
 
     def changed(self, event: Changes) -> list[Update]:
         return self._apply(event.changes)
@@ -94,8 +97,7 @@ class View:
         if change.item is None:
             self._items.pop(change.key, None)
         else:
-            # For the next difference only: the value is kept once, decoded.
-            self._items[change.key] = replace(change.item, value=b"")
+            self._items[change.key] = _slim(change.item)
         if (resource := keys.parse_resource(change.key)) is not None:
             return self._resource(resource, change)
         if (affinity := keys.parse_affinity(change.key)) is not None:
@@ -126,3 +128,8 @@ class View:
         except CorruptValue as error:
             self._invalid[change.key] = Invalid(error.key, error.why)
             return self._invalid[change.key]
+
+
+def _slim(item: KeyValue) -> KeyValue:
+    """What is kept for the next difference: the value itself is kept once, decoded."""
+    return replace(item, value=hashlib.blake2b(item.value, digest_size=8).digest())

@@ -16,7 +16,8 @@ _JOIN_SECONDS = 1.0
 class Worker:
     """Runs `step` whenever it is woken, and `every` so many seconds after the last run at the latest.
 
-    A step that raises CalicoError has told why: it is run again after a pause that doubles from `again` up to `longest` seconds.
+    A step that raises CalicoError has told why: it is run again after a pause that doubles from `again` up to
+    `longest` seconds.
     """
 
     def __init__(

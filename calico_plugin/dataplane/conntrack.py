@@ -1,8 +1,9 @@
 """Forget the connections of addresses that left this host, before they are given to others (policy 4.7).
 
-An entry is deleted when the source of its original or of its reply direction is one of the addresses. The kernel filters by one
-address (Linux >= 5.8; an older one sends all and we look ourselves); for several at once, one dump of all may be cheaper.
-A dump costs milliseconds whatever it finds, so the caller collects addresses and calls from a thread of its own.
+An entry is deleted when the source of its original or of its reply direction is one of the addresses. The kernel
+filters by one address (Linux >= 5.8; an older one sends all and we look ourselves); for several at once, one dump of
+all may be cheaper. A dump costs milliseconds whatever it finds, so the caller collects addresses and calls from a
+thread of its own.
 """
 
 from __future__ import annotations
@@ -24,14 +25,18 @@ _CTA_IP_SRC: dict[int, int] = {socket.AF_INET: 1, socket.AF_INET6: 3}
 _FILTER_IP_SRC = 1
 _WHAT = "connections of a released address cannot be forgotten"
 
-# What a look costs: the kernel walks all buckets for each dump (5 ms), and each entry that it sends costs us as much again as this.
+# What a look costs: the kernel walks all buckets for each dump (5 ms), and each entry that it sends costs us as much
+# again as this.
 _WALK_SECONDS, _ENTRY_SECONDS = 5e-3, 2e-6
 _BATCH = 64
 _COUNT = "net/netfilter/nf_conntrack_count"
 
 
 def forget(netlink: Netlink, addresses: Collection[str]) -> int:
-    """Delete the entries of the addresses (both IP versions); how many. `netlink` speaks NETLINK_NETFILTER. Raises DataplaneError."""
+    """Delete the entries of the addresses (both IP versions); how many. `netlink` speaks NETLINK_NETFILTER.
+
+    Raises DataplaneError.
+    """
     deletions: dict[bytes, Message] = {}
     for family in (socket.AF_INET, socket.AF_INET6):
         wanted = {socket.inet_pton(family, text) for text in addresses if (":" in text) == (family == socket.AF_INET6)}

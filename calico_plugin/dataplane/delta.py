@@ -1,8 +1,8 @@
 """Desired, actual and the difference between them as one data structure; pure.
 
-Each side changes on its own: `want` and `unwant` when the cluster's state changes, `saw` and `lost` when the kernel tells or
-when we wrote. Only keys whose two sides differ are remembered, so the work of a pass is proportional to the change.
-The difference depends on the present state only, never on the order of events.
+Each side changes on its own: `want` and `unwant` when the cluster's state changes, `saw` and `lost` when the kernel
+tells or when we wrote. Only keys whose two sides differ are remembered, so the work of a pass is proportional to the
+change. The difference depends on the present state only, never on the order of events.
 """
 
 from __future__ import annotations

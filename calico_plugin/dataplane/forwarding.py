@@ -1,11 +1,13 @@
 """The answer to Docker's `FORWARD` policy DROP: accept rules for `cali*` links, where Docker promises to leave them.
 
-An nftables accept binds no other table, so what our own table lets pass must be accepted once more in iptables. The rules go to
-`DOCKER-USER`, which Docker keeps (it re-inserts the jump at its start and with each network), or to `FORWARD` itself when only
-that one drops. They are judged by our comment alone; our own drops are final, so their place does not matter for policy.
+An nftables accept binds no other table, so what our own table lets pass must be accepted once more in iptables. The
+rules go to `DOCKER-USER`, which Docker keeps (it re-inserts the jump at its start and with each network), or to
+`FORWARD` itself when only that one drops. They are judged by our comment alone; our own drops are final, so their
+place does not matter for policy.
 
-A host has up to four filters: iptables-nft and iptables-legacy, IPv4 and IPv6. Only those are looked at that exist: merely listing
-a legacy table would make the kernel create it. Each look starts a process (5 ms), so the caller paces it.
+A host has up to four filters: iptables-nft and iptables-legacy, IPv4 and IPv6. Only those are looked at that exist:
+merely listing a legacy table would make the kernel create it. Each look starts a process (5 ms), so the caller paces
+it.
 """
 
 from __future__ import annotations
@@ -53,7 +55,10 @@ def run_command(words: Sequence[str]) -> subprocess.CompletedProcess[str]:
 
 
 def ensure(run: Run = run_command, filters: Iterable[Filter] = FILTERS) -> tuple[str, ...]:
-    """Put the accept rules where they are missing; one sentence for each place that was changed. Raises DataplaneError."""
+    """Put the accept rules where they are missing; one sentence for each place that was changed.
+
+    Raises DataplaneError.
+    """
     changed = []
     for one in filters:
         chain, lines = _place(run, one)

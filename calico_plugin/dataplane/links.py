@@ -1,8 +1,8 @@
 """Host sides of the containers' links: which there are, what the kernel says of them, and the settings that they need.
 
-Promises: settings that are right are not written; a link that goes away meanwhile is no error. The driver makes the links and sets
-most of this in the creating message; the agent only re-asserts. IPv4 settings go by netlink, which also works where /proc/sys
-is read-only (managed plugin).
+Promises: settings that are right are not written; a link that goes away meanwhile is no error. The driver makes the
+links and sets most of this in the creating message; the agent only re-asserts. IPv4 settings go by netlink, which
+also works where /proc/sys is read-only (managed plugin).
 """
 
 from __future__ import annotations
@@ -93,7 +93,10 @@ def listing(netlink: Netlink, prefix: str) -> dict[str, Link]:
 
 
 def assert_settings(netlink: Netlink, links: Iterable[Link]) -> dict[str, DataplaneError]:
-    """Bring links up and give them their settings where they differ; the errors by link name (a vanished link has none)."""
+    """Bring links up and give them their settings where they differ.
+
+    The errors by link name (a vanished link has none).
+    """
     asked: list[tuple[Link, Message]] = []
     errors: dict[str, DataplaneError] = {}
     for link in links:
@@ -145,7 +148,8 @@ def _set_link(link: Link, ipv4: dict[str, int]) -> Message:
 def _no_proxy_delay(link: Link) -> Message:
     """The default holds proxy-ARP answers back by up to 0.8 s."""
     parameters = u32(_NDTPA_IFINDEX, link.index) + attribute(_NDTPA_PROXY_DELAY, struct.pack("=Q", 0))
-    body = struct.pack("=BBH", _AF_INET, 0, 0) + attribute(_NDTA_NAME, b"arp_cache\0") + attribute(_NDTA_PARMS, parameters)
+    body = struct.pack("=BBH", _AF_INET, 0, 0) + attribute(_NDTA_NAME, b"arp_cache\0")
+    body += attribute(_NDTA_PARMS, parameters)
     return Message(RTM_SETNEIGHTBL, 0, body, f"proxy_delay of {link.name} cannot be set")
 
 

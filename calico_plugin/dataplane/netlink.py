@@ -1,13 +1,16 @@
-"""Sockets to the kernel's rtnetlink: the only module that imports pyroute2, and the only one that sees the kernel's error numbers.
+"""Sockets to the kernel's rtnetlink: the only module that imports pyroute2, and the only one that sees the kernel's
+error numbers.
 
 Two doors:
 
-* `Netlink`: one raw socket with batches of prepared messages, for the paths that Docker waits for. A link is made in 0.2 ms of our
-  own time, where a message through a general library costs that much for its encoding alone.
+* `Netlink`: one raw socket with batches of prepared messages, for the paths that Docker waits for; `Events` hears what
+  changes. A link is made in 0.2 ms of our own time, where a message through a general library costs that much for its
+  encoding alone.
 * `iproute()`: pyroute2's IPRoute for everything else, and `mapped()`, which turns its errors into DataplaneError.
 
-A socket belongs to one network namespace for its life, the one in which it was opened; no process ever changes its own namespace.
-A dump that raced with changes is asked again, a bounded number of times: under load that is normal (NLM_F_DUMP_INTR).
+A socket belongs to one network namespace for its life, the one in which it was opened; no process ever changes its
+own namespace. A dump that raced with changes is asked again, a bounded number of times: under load that is normal
+(NLM_F_DUMP_INTR).
 """
 
 from __future__ import annotations
@@ -98,7 +101,10 @@ class Reply:
 
 
 class Netlink:
-    """One rtnetlink socket. Calls are serialised by a lock, so threads may share it; `NetlinkPool` gives each caller its own."""
+    """One rtnetlink socket.
+
+    Calls are serialised by a lock, so threads may share it; `NetlinkPool` gives each caller its own.
+    """
 
     def __init__(self, netns: str | None = None, timeout: float = 10.0, protocol: int = NETLINK_ROUTE) -> None:
         """Opens the socket in the namespace called `netns` (as `ip netns` names it), else in the process's own."""
@@ -124,7 +130,10 @@ class Netlink:
         return replies
 
     def send(self, messages: Sequence[Message]) -> list[Reply]:
-        """Send all in one system call, in order. The kernel goes on after a refused one; each reply tells its own fate."""
+        """Send all in one system call, in order.
+
+        The kernel goes on after a refused one; each reply tells its own fate.
+        """
         with self._lock:
             first = self._sequence + 1
             self._sequence += len(messages)
@@ -135,7 +144,10 @@ class Netlink:
                 raise refusal(messages[0].what, error.errno or 0, "") from error
 
     def dump(self, message: Message) -> list[bytes]:
-        """All objects of a kind, from one consistent pass. Raises DataplaneError when no pass came through undisturbed."""
+        """All objects of a kind, from one consistent pass.
+
+        Raises DataplaneError when no pass came through undisturbed.
+        """
         for _ in range(_DUMP_ATTEMPTS):
             objects = self._dump_once(message)
             if objects is not None:
@@ -333,7 +345,10 @@ def mapped(what: str) -> Iterator[None]:
 
 
 def dump(what: str, ask: Callable[[], T]) -> T:
-    """Run a pyroute2 dump (`lambda: list(ipr.get_links())`) until one pass was not interrupted. Raises DataplaneError."""
+    """Run a pyroute2 dump (`lambda: list(ipr.get_links())`) until one pass was not interrupted.
+
+    Raises DataplaneError.
+    """
     from pyroute2.netlink.exceptions import NetlinkDumpInterrupted
 
     for _ in range(_DUMP_ATTEMPTS):

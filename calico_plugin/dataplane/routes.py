@@ -1,8 +1,9 @@
 """Routes to this host's containers: one /32 or /128 per address, scope link, protocol 80, in the main table.
 
-Ownership: protocol 80 on a link of ours; BIRD's (12) and everyone else's routes are never changed or removed.
-The difference between what should be and what is lives in a Delta; the kernel tells of others' changes by events. It tells nothing
-when it drops the IPv4 routes of a link that goes down or away, so `forget_link` must be called for those.
+Ownership: protocol 80 on a link of ours; BIRD's (12) and everyone else's routes are never changed or removed. The
+difference between what should be and what is lives in a Delta; the kernel tells of others' changes by events. It
+tells nothing when it drops the IPv4 routes of a link that goes down or away, so `forget_link` must be called for
+those.
 """
 
 from __future__ import annotations
@@ -52,7 +53,10 @@ _MOOT = (errno.ENODEV, errno.ENETDOWN, errno.ESRCH, errno.ENXIO)
 
 @dataclass(frozen=True, slots=True)
 class RouteEvent:
-    """A route appeared or vanished: `destination` is an address without prefix length, "" for the default route and wider nets."""
+    """A route appeared or vanished.
+
+    `destination` is an address without prefix length, "" for the default route and wider nets.
+    """
 
     destination: str
     index: int
@@ -173,7 +177,8 @@ def decode(kind: int, body: bytes) -> RouteEvent | None:
 
 
 def gateway_covered(netlink: Netlink, own: set[int]) -> bool:
-    """Whether the kernel answers proxy ARP for the containers' gateway: it does when its route leads through another link.
+    """Whether the kernel answers proxy ARP for the containers' gateway: it does when its route leads through another
+    link.
 
     `own` are the indexes of our links. A local address counts too: the kernel then answers by itself.
     """
@@ -202,7 +207,10 @@ def uplink(netlink: Netlink, node_address: str, own: set[int]) -> int:
 
 
 def cover_gateway(netlink: Netlink, index: int) -> None:
-    """Add our route for the gateway through link `index`: needed on a host without a default route. Raises DataplaneError."""
+    """Add our route for the gateway through link `index`: needed on a host without a default route.
+
+    Raises DataplaneError.
+    """
     message = _route(RTM_NEWROUTE, GATEWAY_IPV4, index, NLM_F_CREATE | NLM_F_EXCL)
     (reply,) = netlink.send([message])
     if reply.errno not in (0, errno.EEXIST):

@@ -1,6 +1,7 @@
 """Alive and ready are different questions, and each part answers for itself (node-and-cli 5.1).
 
-A part registers once with the time within which it promises to report; it is bad when it says so or when it falls silent.
+A part registers once with the time within which it promises to report; it is bad when it says so or when it falls
+silent.
 """
 
 from __future__ import annotations

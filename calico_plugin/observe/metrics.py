@@ -1,7 +1,8 @@
 """All metrics of the agent in one list, with Felix's names where the original has the thing (node-and-cli 5.2).
 
-What is ours alone begins with `calico_`. The Python client would append `_total` to counters; dashboards made for Felix know the
-names without it, so counters are plain values that only grow. Its summaries have `_sum` and `_count`, but no quantiles.
+What is ours alone begins with `calico_`. The Python client would append `_total` to counters; dashboards made for
+Felix know the names without it, so counters are plain values that only grow. Its summaries have `_sum` and `_count`,
+but no quantiles.
 """
 
 from __future__ import annotations
@@ -37,7 +38,7 @@ class Metrics:
         self.resync_state = gauge("felix_resync_state", "1 waiting for the datastore, 2 resyncing, 3 in sync")
         self.resync_state.set(RESYNC_WAITING)
         self.resyncs_started = gauge("felix_resyncs_started", "Full listings of the datastore")
-        self.updates = gauge("felix_calc_graph_updates_processed", "Updates of the datastore that were consumed", "type")
+        self.updates = gauge("felix_calc_graph_updates_processed", "Datastore updates that were consumed", "type")
         self.update_seconds = summary("felix_calc_graph_update_time_seconds", "Time to take in a batch of updates")
         self.apply_seconds = summary("felix_int_dataplane_apply_time_seconds", "Time of a pass over the dataplane")
         self.apply_failures = gauge("felix_int_dataplane_failures", "Passes that failed in part and will be retried")
@@ -57,7 +58,7 @@ class Metrics:
             "felix_route_table_conntrack_wait_seconds", "Time to forget the connections of released addresses"
         )
         self.bird_renders = gauge("calico_bird_renders", "Configurations of BIRD that were rendered")
-        self.bird_failures = gauge("calico_bird_failures", "Configurations that could not be rendered or that BIRD refused")
+        self.bird_failures = gauge("calico_bird_failures", "Configurations that BIRD refused or that could not be made")
         self.bird_problems = gauge("calico_bird_problems", "Resources left out of BIRD's configuration")
         self.bird_loaded = gauge("calico_bird_last_load_timestamp_seconds", "When BIRD last took a configuration")
         self.bgp_peers = gauge("calico_bgp_peers", "BGP sessions by state", "state")

@@ -1,4 +1,7 @@
-"""Serves metrics and health, each on a port of its own, apart from Docker's sockets. A port that is taken is tried again."""
+"""Serves metrics and health, each on a port of its own, apart from Docker's sockets.
+
+A port that is taken is tried again.
+"""
 
 from __future__ import annotations
 

@@ -1,6 +1,7 @@
 """A host for agent tests: a network namespace, a real calico-agent in it, and a door from there to the test's etcd.
 
-The door is a socket that is opened inside the namespace and served by a thread outside, so etcd stays on loopback and can be cut off.
+The door is a socket that is opened inside the namespace and served by a thread outside, so etcd stays on loopback and
+can be cut off.
 """
 
 from __future__ import annotations
@@ -154,7 +155,8 @@ class AgentHost:
         return self.run("ip", *words)
 
     def start(self) -> None:
-        environ = {name: value for name, value in os.environ.items() if not name.startswith(("ETCD_", "CALICO_", "FELIX_"))}
+        ours = ("ETCD_", "CALICO_", "FELIX_")
+        environ = {name: value for name, value in os.environ.items() if not name.startswith(ours)}
         environ |= {
             "ETCD_ENDPOINTS": "http://127.0.0.1:2379",
             "NODENAME": self.node,
@@ -211,7 +213,9 @@ class AgentHost:
     def remove(self, resource: Resource) -> None:
         self.kv.delete(keys.resource(resource.kind, resource.name, resource.namespace), Deadline(5))
 
-    def endpoint(self, endpoint: str, *addresses: str, profiles: Iterable[str] = ("net",), **labels: str) -> WorkloadEndpoint:
+    def endpoint(
+        self, endpoint: str, *addresses: str, profiles: Iterable[str] = ("net",), **labels: str
+    ) -> WorkloadEndpoint:
         """A local WorkloadEndpoint, not stored yet."""
         own = {names.LABEL_NAMESPACE: names.NAMESPACE, names.LABEL_ORCHESTRATOR: names.ORCHESTRATOR}
         return WorkloadEndpoint(
@@ -238,7 +242,8 @@ class AgentHost:
 
     def add_link(self, endpoint: str) -> None:
         """As the driver: a pair whose host end is down and has no settings."""
-        self.ip("link", "add", names.host_interface(endpoint), "type", "veth", "peer", names.temporary_interface(endpoint))
+        ends = names.host_interface(endpoint), names.temporary_interface(endpoint)
+        self.ip("link", "add", ends[0], "type", "veth", "peer", ends[1])
 
     def delete_link(self, endpoint: str) -> None:
         self.ip("link", "del", names.host_interface(endpoint))

@@ -168,7 +168,7 @@ class TestEndpoint:
                 subprocess.run(["ip", "netns", "del", netns], check=True)
 
     def test_address_moves_to_a_new_endpoint_at_once(self, host: AgentHost) -> None:
-        """An address that is given again right after its release works, without waiting for the collecting of releases."""
+        """An address that is given again right after its release works at once."""
         made = host.started().up(A, "10.65.0.1")
         host.add_link(B)
         host.remove(made)
@@ -384,14 +384,15 @@ class TestReports:
         wait_until("the endpoint's status", lambda: value(key) == b'{"status":"up"}')
         host.remove(made)
         wait_until("it to go", lambda: value(key) == b"")
-        wait_until("the process's status", lambda: b'"first_update":true' in value(keys.felix_last_status(host.node)), 15)
+        last = keys.felix_last_status(host.node)
+        wait_until("the process's status", lambda: b'"first_update":true' in value(last), 15)
         live = host.kv.get(keys.felix_status(host.node), Deadline(5))
         assert live is not None and live.lease != 0
 
 
 class TestCost:
     def test_latency_memory_and_idle(self, host: AgentHost) -> None:
-        """From etcd to the status file in milliseconds, below 100 MB, next to nothing when idle (bounds are generous: CI is busy)."""
+        """From etcd to the status file in milliseconds, below 100 MB, little when idle (generous: CI is busy)."""
         host.started().add_link(A)
         times = []
         for number in range(30):

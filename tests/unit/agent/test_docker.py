@@ -1,4 +1,7 @@
-"""What Docker's networks, labels and running containers mean for the cluster; Docker itself is a stand-in here (tests/lab has the real one)."""
+"""What Docker's networks, labels and running containers mean for the cluster.
+
+Docker itself is a stand-in here (tests/lab has the real one).
+"""
 
 from __future__ import annotations
 
@@ -84,7 +87,9 @@ class World:
 
     def endpoint(self, endpoint: str) -> WorkloadEndpoint:
         made = WorkloadEndpoint(
-            metadata=Metadata(name=names.workload_endpoint(NODE, endpoint), namespace=names.NAMESPACE, labels={"own": "1"}),
+            metadata=Metadata(
+                name=names.workload_endpoint(NODE, endpoint), namespace=names.NAMESPACE, labels={"own": "1"}
+            ),
             spec=WorkloadEndpointSpec(
                 endpoint=endpoint, ip_networks=("10.0.0.1/32",), interface_name=names.host_interface(endpoint)
             ),
@@ -101,7 +106,8 @@ class TestNetworks:
     def test_record_of_the_driver_gets_its_name_and_profile(self) -> None:
         """What the driver wrote stays; the profile is decision 7's."""
         world = World()
-        world.store.networks.create(NET.id, NetworkRecord(network_id=NET.id, options={"a": "b"}, created_on="host2"), SECONDS)
+        record = NetworkRecord(network_id=NET.id, options={"a": "b"}, created_on="host2")
+        world.store.networks.create(NET.id, record, SECONDS)
         world.docker.listed = [NET, OTHER]
         world.step()
         assert world.records() == [
@@ -116,7 +122,8 @@ class TestNetworks:
     def test_missing_record_is_written_whole(self) -> None:
         """From what Docker knows; a network of the cluster was made by no host in particular."""
         world = World()
-        world.docker.listed = [NET, replace_network(NET, id="n2" * 32, name="loc", scope="local", subnets=("10.1.0.0/16", "fd00::/64"))]
+        subnets = ("10.1.0.0/16", "fd00::/64")
+        world.docker.listed = [NET, replace_network(NET, id="n2" * 32, name="loc", scope="local", subnets=subnets)]
         world.step()
         shared, local = sorted(world.records(), key=lambda one: one.network_id)
         assert (shared.created_on, shared.pools4) == ("", ("0.0.0.0/0",))

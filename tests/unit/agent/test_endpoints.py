@@ -42,7 +42,8 @@ class Host:
 
     def settle(self) -> None:
         """One pass as the loop does it."""
-        active = {one.interface: key for key, one in sorted(self.endpoints.known.items(), key=lambda item: item[0].name, reverse=True)}
+        by_name = sorted(self.endpoints.known.items(), key=lambda item: item[0].name, reverse=True)
+        active = {one.interface: key for key, one in by_name}
         self.endpoints.unsettled()
         self.endpoints.resolve(active)
         self.routes.write()
@@ -82,7 +83,7 @@ class TestLocalEndpoint:
         )  # fmt: skip
 
     def test_others_are_not_ours(self) -> None:
-        """Of another host (also one whose escaped name begins as ours), without address, with an address that is none."""
+        """Of another host (also one whose name begins as ours), without address, with nonsense for one."""
         assert local_endpoint(key(E1, "rack"), wep(E1, "10.0.0.1", node="rack"), NODE) is None
         assert local_endpoint(key(E1, "rack-1-b"), wep(E1, "10.0.0.1", node="rack-1-b"), NODE) is None
         assert local_endpoint(key(E1), wep(E1), NODE) is None

@@ -46,7 +46,8 @@ def test_docker_user_is_used_where_it_exists() -> None:
     """Both rules go on top of DOCKER-USER, and nothing is done a second time."""
     fake = FakeFilters(iptables_nft={"DOCKER-USER": ["-N DOCKER-USER", "-A DOCKER-USER -j RETURN"]})
     assert len(forwarding.ensure(fake, NFT)) == 1
-    assert [line.split()[2:4] for line in fake.chains["iptables-nft"]["DOCKER-USER"][1:3]] == [["-o", "cali+"], ["-i", "cali+"]]
+    added = [line.split()[2:4] for line in fake.chains["iptables-nft"]["DOCKER-USER"][1:3]]
+    assert added == [["-o", "cali+"], ["-i", "cali+"]]
     assert forwarding.ensure(fake, NFT) == ()
 
 
@@ -71,11 +72,12 @@ def test_one_missing_rule_is_put_back() -> None:
 
 def test_remove_takes_all_of_ours() -> None:
     """Doubled rules too, in both chains; others stay."""
-    fake = FakeFilters(iptables_nft={"DOCKER-USER": ["-N DOCKER-USER"], "FORWARD": ["-P FORWARD DROP", "-A FORWARD -j X"]})
+    others = {"DOCKER-USER": ["-N DOCKER-USER"], "FORWARD": ["-P FORWARD DROP", "-A FORWARD -j X"]}
+    fake = FakeFilters(iptables_nft={chain: list(rules) for chain, rules in others.items()})
     forwarding.ensure(fake, NFT)
     fake.chains["iptables-nft"]["DOCKER-USER"] += fake.chains["iptables-nft"]["DOCKER-USER"][1:]
     assert forwarding.remove(fake, NFT) == 4
-    assert fake.chains["iptables-nft"] == {"DOCKER-USER": ["-N DOCKER-USER"], "FORWARD": ["-P FORWARD DROP", "-A FORWARD -j X"]}
+    assert fake.chains["iptables-nft"] == others
 
 
 def test_legacy_is_not_asked_where_it_has_no_filter(tmp_path: Path) -> None:
