@@ -16,7 +16,7 @@ import structlog
 from calico_plugin.deadline import Clock, Deadline
 from calico_plugin.driver import allocations, pools
 from calico_plugin.driver.allocations import NODE, TIMESTAMP, TYPE, Allocation, Allocations
-from calico_plugin.driver.endpoints import DATASTORE_SECONDS, DELETE_SECONDS, Endpoints
+from calico_plugin.driver.endpoints import DATASTORE_SECONDS, Endpoints
 from calico_plugin.driver.journal import ADDRESS, Journal
 from calico_plugin.driver.pools import Granted, Pool
 from calico_plugin.driver.view import View
@@ -86,7 +86,7 @@ class Addresses:
             return
         try:
             if self._unbind(str(address), deadline):
-                self._take_back(address, deadline.sooner(DELETE_SECONDS))
+                self._take_back(address, self._endpoints.for_delete(deadline))
         except (DatastoreError, DeadlineExceeded) as error:
             self._journal.add(ADDRESS, str(address))
             raise DatastoreUnavailable(

@@ -52,7 +52,7 @@ log = structlog.get_logger(part="endpoints")
 
 # Docker's own patience ends at 30 s (managed plugin); what the caller has to tell must arrive before that.
 DATASTORE_SECONDS = 8.0
-DELETE_SECONDS = 4.0
+DELETE_SECONDS, DELETE_SECONDS_AWAY = 4.0, 0.7
 NETWORK_SECONDS = 12.0
 READY_SECONDS = 15.0
 # Shorter than any crash and restart of dockerd.
@@ -146,7 +146,7 @@ class Endpoints:
         self._links.remove_later(endpoint)
         key = self.key(endpoint)
         try:
-            revision = self._commits.delete((key,), deadline.sooner(DELETE_SECONDS))
+            revision = self._commits.delete((key,), self.for_delete(deadline))
         except (DatastoreError, DeadlineExceeded) as error:
             self._journal.add(ENDPOINT, endpoint)
             raise DatastoreUnavailable(
@@ -154,6 +154,10 @@ class Endpoints:
             ) from error
         self._view.removed(key, revision)
         self._journal.remove(ENDPOINT, endpoint)
+
+    def for_delete(self, deadline: Deadline) -> Deadline:
+        """Docker forgets whatever we answer, so there is no use in keeping it waiting when etcd is known to be away."""
+        return deadline.sooner(DELETE_SECONDS if self._view.in_touch else DELETE_SECONDS_AWAY)
 
     def just_joined(self, endpoint: str) -> bool:
         """Whether Docker is waiting for its Join, or has had the answer for a moment only."""

@@ -1,6 +1,7 @@
 """Finds and frees what nobody will ask for again, in a thread of its own and slowly, never in the way of calls.
 
 * Deletes that failed while etcd was away (the journal), as soon as it answers.
+* Links that the driver's predecessor was killed over: without endpoint, and with no container at their other end.
 * Addresses of this node that no endpoint has: given to a container that was never made (Docker forgets an IPv4 address when the IPv6 one
   fails), whose release got lost, or reserved for a network whose creation failed. Each is freed only when it was given longer ago than
   a grace time, is in no endpoint and no network as etcd has them now, and with the sequence number that was seen: an address that was given
@@ -13,16 +14,18 @@ import threading
 import time
 from dataclasses import dataclass
 from datetime import datetime, timedelta, timezone
-from typing import Callable
+from typing import Callable, Sequence
 
 import structlog
 
+from calico_plugin.dataplane.veth import Link
 from calico_plugin.datastore.kv import KV
 from calico_plugin.deadline import Deadline
 from calico_plugin.driver.addresses import Addresses
 from calico_plugin.driver.allocations import Allocation, Allocations
 from calico_plugin.driver.endpoints import Endpoints
 from calico_plugin.driver.journal import ENDPOINT, Entry, Journal
+from calico_plugin.driver.links import Links
 from calico_plugin.driver.view import View, addresses, endpoints_prefix
 from calico_plugin.errors import CalicoError, Conflict, CorruptValue
 from calico_plugin.model import codec, keys
@@ -55,12 +58,15 @@ class Janitor:
         given: Addresses,
         known: Allocations,
         journal: Journal,
+        links: Links,
+        found: Sequence[Link],
         node: str,
         pace: Pace = Pace(),
         now: Callable[[], datetime] = lambda: datetime.now(timezone.utc),
     ) -> None:
         self._kv, self._view, self._endpoints, self._given = kv, view, endpoints, given
         self._known, self._journal, self._node, self._pace, self._now = known, journal, node, pace, now
+        self._links, self._found = links, tuple(found)
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._run, name="janitor", daemon=True)
 
@@ -71,6 +77,17 @@ class Janitor:
         self._stop.set()
         self._journal.pending.set()
         self._thread.join(5.0)
+
+    def remove_orphans(self) -> None:
+        """Of the links that were there when we started; waits for the first complete list of endpoints. Raises DatastoreUnavailable."""
+        if self._found:
+            self._view.wait_synced(Deadline(_PASS_SECONDS))
+            kept = {endpoint.spec.interface_name for endpoint in self._view.endpoints()}
+            for link in self._found:
+                if link.name not in kept and not link.running:
+                    log.info("removing a link without endpoint", link=link.name)
+                    self._links.remove_name_later(link.name)
+            self._found = ()
 
     def work_off(self) -> bool:
         """Do what the journal holds; False when something is left."""
@@ -101,10 +118,11 @@ class Janitor:
         next_sweep, next_everywhere = time.monotonic() + self._pace.interval / 2, 0.0
         retry = self._pace.retry
         while not self._stop.is_set():
-            self._journal.pending.wait(max(0.0, next_sweep - time.monotonic()))
+            self._journal.pending.wait(0.0 if self._found else max(0.0, next_sweep - time.monotonic()))
             if self._stop.is_set():
                 return
             try:
+                self.remove_orphans()
                 if self._journal.pending.is_set():
                     retry = self._pace.retry if self.work_off() else min(retry * 2, self._pace.slowest_retry)
                     if self._journal.pending.is_set():

@@ -47,8 +47,11 @@ class Links:
 
     def remove_later(self, endpoint: str) -> None:
         """The pair goes soon; unknown ones do no harm."""
+        self.remove_name_later(names.host_interface(endpoint))
+
+    def remove_name_later(self, host: str) -> None:
         with self._lock:
-            self._doomed[names.host_interface(endpoint)] = 0
+            self._doomed[host] = 0
             self._lock.notify()
 
     def close(self) -> None:

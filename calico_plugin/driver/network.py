@@ -10,7 +10,7 @@ from flask import Blueprint
 from calico_plugin.deadline import Deadline
 from calico_plugin.driver import wire
 from calico_plugin.driver.app import Method, blueprint
-from calico_plugin.driver.endpoints import Endpoints, Joined
+from calico_plugin.driver.endpoints import DATASTORE_SECONDS, Endpoints, Joined
 from calico_plugin.driver.networks import Networks
 
 _CONNECTED, _NEXT_HOP = 1, 0
@@ -24,13 +24,13 @@ def network_driver(networks: Networks, endpoints: Endpoints, scope: Callable[[],
         return wire.answer(Scope=scope(), ConnectivityScope="global")
 
     def create_network(body: bytes, deadline: Deadline) -> bytes:
-        call = wire.create_network(body)
-        networks.create(call, deadline)
-        after_network(call, deadline)
+        call, within = wire.create_network(body), deadline.sooner(DATASTORE_SECONDS)
+        networks.create(call, within)
+        after_network(call, within)
         return wire.EMPTY
 
     def delete_network(body: bytes, deadline: Deadline) -> bytes:
-        networks.delete(wire.network_id(body), deadline)
+        networks.delete(wire.network_id(body), deadline.sooner(DATASTORE_SECONDS))
         return wire.EMPTY
 
     def create_endpoint(body: bytes, deadline: Deadline) -> bytes:

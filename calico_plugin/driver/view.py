@@ -67,6 +67,15 @@ class View:
                     self._take(change)
             self._changed.notify_all()
 
+    @property
+    def in_touch(self) -> bool:
+        """Whether the watch is in force: if not, etcd is probably away, and it is no use to wait long for it."""
+        return self._synced and self._trouble is None
+
+    @property
+    def synced(self) -> bool:
+        return self._synced
+
     # Reading.
 
     def wait_synced(self, deadline: Deadline) -> None:
