@@ -23,6 +23,8 @@ from calico_plugin.model.resources.meta import API_VERSION
 
 SUFFIXES = (".yaml", ".yml", ".json")
 MAX_DOCUMENT = 10 * 1024 * 1024
+MAX_DEPTH = 100
+MAX_REPEATED = 10_000
 
 _WORDS: dict[str, Any] = {
     **{word: None for word in ("", "~", "null", "Null", "NULL")},
@@ -145,22 +147,31 @@ class _Reader:
     def __init__(self, source: str) -> None:
         self.source = source
         self.lines: dict[str, int] = {}
+        self._seen: set[int] = set()
+        self._repeated = 0
 
-    def value(self, node: yaml.Node, path: str) -> Any:
+    def value(self, node: yaml.Node, path: str, depth: int = 0) -> Any:
+        # Nodes live as long as their document: an identity seen again is an alias.
+        self._repeated += id(node) in self._seen
+        self._seen.add(id(node))
+        if depth > MAX_DEPTH or self._repeated > MAX_REPEATED:
+            # An anchor that holds itself, or many that hold each other, would never end.
+            raise ManifestError(
+                [f"{self.source}:{node.start_mark.line + 1}: is nested too deeply, or grows by its aliases"]
+            )
         self.lines.setdefault(path.lower(), node.start_mark.line + 1)
         if isinstance(node, yaml.MappingNode):
-            return self._mapping(node, path)
+            return self._mapping(node, path, depth)
         if isinstance(node, yaml.SequenceNode):
-            return [self.value(item, f"{path}[{index}]") for index, item in enumerate(node.value)]
+            return [self.value(item, f"{path}[{index}]", depth + 1) for index, item in enumerate(node.value)]
         return scalar(node.value) if _is_plain(node) else node.value
 
-    def _mapping(self, node: yaml.MappingNode, path: str) -> dict[str, Any]:
+    def _mapping(self, node: yaml.MappingNode, path: str, depth: int) -> dict[str, Any]:
         result: dict[str, Any] = {}
         merged: dict[str, Any] = {}
         for key, item in node.value:
             if key.value == "<<" and _is_plain(key):
-                for part in item.value if isinstance(item, yaml.SequenceNode) else [item]:
-                    merged = {**self.value(part, path), **merged}
+                merged = {**self._merged(item, path, depth), **merged}
                 continue
             name = self._name(key)
             place = member(path, name)
@@ -170,8 +181,17 @@ class _Reader:
                     [f"{self.source}:{key.start_mark.line + 1}: {place}: is given twice, first on line {first}"]
                 )
             self.lines[place.lower()] = key.start_mark.line + 1
-            result[name] = self.value(item, place)
+            result[name] = self.value(item, place, depth + 1)
         return {**merged, **result}
+
+    def _merged(self, node: yaml.Node, path: str, depth: int) -> dict[str, Any]:
+        """What a merge key brings: a map, or several of which the first wins."""
+        merged: dict[str, Any] = {}
+        for part in node.value if isinstance(node, yaml.SequenceNode) else [node]:
+            if not isinstance(part, yaml.MappingNode):
+                raise ManifestError([f"{self.source}:{part.start_mark.line + 1}: a merge key (<<) needs a map"])
+            merged = {**self._mapping(part, path, depth + 1), **merged}
+        return merged
 
     def _name(self, key: yaml.Node) -> str:
         if not isinstance(key, yaml.ScalarNode):
@@ -225,12 +245,14 @@ def _objects(value: Any, reader: _Reader, line: int, path: str = "") -> Iterator
 
 def _check_kind(manifest: Manifest) -> None:
     version, kind = manifest.document.get("apiVersion"), manifest.document.get("kind")
-    if version == "v1" and kind in _V1_KINDS:
+    if version == "v1" and str(kind) in _V1_KINDS:
         raise problems_error(
             manifest, [Problem("apiVersion", "v1", f"{kind} is a Calico 1.x or 2.x manifest: convert it first")]
         )
-    if not kind:
-        raise problems_error(manifest, [Problem("kind", None, f"must be given: one of {', '.join(sorted(KINDS))}")])
+    if not isinstance(kind, str) or not kind:
+        raise problems_error(
+            manifest, [Problem("kind", kind or None, f"must be given: one of {', '.join(sorted(KINDS))}")]
+        )
     if version != API_VERSION:
         raise problems_error(manifest, [Problem("apiVersion", version, f"must be {API_VERSION} for kind {kind}")])
     if kind not in KINDS:

@@ -167,3 +167,23 @@ def test_missing_file() -> None:
     """A file that is not there is named."""
     with pytest.raises(InvalidInput, match="/nowhere/x.yaml"):
         manifest.read("/nowhere/x.yaml")
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "a: &a [*a]\n",
+        "a: &a\n  b: *a\n",
+        "\n".join(f"x{n}: &x{n} [{', '.join([f'*x{n - 1}'] * 10) if n else '1'}]" for n in range(9)),
+        POOL.replace("IPPool", "[1]"),
+        POOL.replace("IPPool", "{a: b}"),
+        POOL + "  <<: 1\n",
+        POOL + "  <<: [{disabled: true}, 1]\n",
+        POOL + "  ? [a]\n  : b\n",
+        "\x00",
+    ],
+)
+def test_malicious_input_is_refused(text: str) -> None:
+    """Documents that never end, or are no documents at all, are errors like others."""
+    with pytest.raises(InvalidInput):
+        objects.resources(manifest.parse(text, "f"))
