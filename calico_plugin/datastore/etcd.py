@@ -33,6 +33,7 @@ from calico_plugin.datastore.transport import Access, Transport, parse_endpoint,
 from calico_plugin.deadline import Deadline
 from calico_plugin.errors import (
     AlreadyExists,
+    CalicoError,
     Compacted,
     Conflict,
     DatastoreUnavailable,
@@ -189,11 +190,13 @@ class EtcdKV:
         found: dict[str, str] = {}
         for member in self._transport.members():
             try:
-                seconds = min(_STATUS_SECONDS, deadline.check("etcd"))
                 metadata = self._transport.stream_metadata(deadline)
+                seconds = min(_STATUS_SECONDS, deadline.check("etcd"))
                 found[member.url] = member.status(StatusRequest(), timeout=seconds, metadata=metadata).version
             except grpc.RpcError as error:
                 found[member.url] = str(self._transport.error(error.code(), error.details() or ""))
+            except CalicoError as error:
+                found[member.url] = str(error)
         return found
 
     def close(self) -> None:

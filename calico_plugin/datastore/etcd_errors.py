@@ -40,7 +40,6 @@ _LOGIN_TEXTS = ("invalid user ID or password", "user name not found", "user name
 # With these the request was certainly not carried out.
 _NOT_DONE_TEXTS = (
     "failed to connect to all addresses",
-    "no leader",
     "too many requests",
     "not capable",
     "DNS resolution failed",

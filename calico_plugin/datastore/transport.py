@@ -127,6 +127,18 @@ def _open_channel(endpoint: Endpoint, access: Access) -> grpc.Channel:
     return grpc.secure_channel(endpoint.target, credentials, options=_OPTIONS)
 
 
+class _LoginBusy(grpc.RpcError):
+    """No token yet, because another thread's attempt to get one takes long or has just failed."""
+
+    @staticmethod
+    def code() -> grpc.StatusCode:
+        return grpc.StatusCode.UNAVAILABLE
+
+    @staticmethod
+    def details() -> str:
+        return "the login takes too long"
+
+
 class Transport:
     """Calls etcd by the name of a `Member` method; shared by all threads of a process."""
 
@@ -146,6 +158,7 @@ class Transport:
         self._endpoints, self._access = tuple(endpoints), access
         self._try_seconds, self._patience, self._clock, self._sleep = try_seconds, patience, clock, sleep
         self._lock = threading.Lock()
+        self._login_lock = threading.Lock()
         self._members: tuple[Member, ...] = ()
         self._pid = 0
         self._current = 0
@@ -184,20 +197,22 @@ class Transport:
         give_up = self._clock() + self._patience
         doubtful, failures, renewals, pause = False, 0, 0, _FIRST_PAUSE
         while True:
-            member = self.member()
+            member, metadata, sent = self.member(), self._known_metadata(), False
             try:
-                metadata = self._known_metadata() or self._log_in(member, left)
+                metadata = metadata or self._log_in(member, left)
+                sent = True
                 return getattr(member, method)(request, timeout=self._try_time(left), metadata=metadata), doubtful
             except grpc.RpcError as error:
                 code, details = error.code(), error.details() or ""
             retry = etcd_errors.retry_of(code, details)
             if retry is Retry.NEW_TOKEN and self._access.username and renewals < _TOKEN_RENEWALS:
                 renewals += 1
-                self._forget_token(metadata)
+                if sent:
+                    self._forget_token(metadata)
                 continue
             if retry is not Retry.AGAIN or self._closed:
                 raise self._error(code, details, doubtful)
-            doubtful = doubtful or not etcd_errors.surely_not_done(details)
+            doubtful = doubtful or (sent and not etcd_errors.surely_not_done(details))
             self.leave(member)
             failures += 1
             left = deadline.left()
@@ -250,22 +265,34 @@ class Transport:
         return self._metadata if self._token is not None or not self._access.username else None
 
     def _log_in(self, member: Member, left: float) -> Metadata:
-        """Fetch a token; an etcd without authentication needs none."""
+        """Fetch a token, once for all threads that wait for one; an etcd without authentication needs none."""
+        if not self._login_lock.acquire(timeout=self._try_time(left)):
+            raise _LoginBusy
+        try:
+            known = self._known_metadata()
+            if known is not None:
+                return known
+            if member is not self.member():
+                # Another thread has just found that this one does not answer.
+                raise _LoginBusy
+            token = self._authenticate(member, left)
+        finally:
+            self._login_lock.release()
         with self._lock:
-            if self._token is not None:
-                return self._metadata
-            request = AuthenticateRequest(name=self._access.username, password=self._access.password)
-            try:
-                token = member.authenticate(request, timeout=self._try_time(left)).token
-            except grpc.RpcError as error:
-                if "authentication is not enabled" not in (error.details() or ""):
-                    raise
-                token = ""
             self._metadata = _HAS_LEADER + ((("token", token),) if token else ())
             self._token = token
             return self._metadata
 
-    def _forget_token(self, used: Metadata) -> None:
+    def _authenticate(self, member: Member, left: float) -> str:
+        request = AuthenticateRequest(name=self._access.username, password=self._access.password)
+        try:
+            return str(member.authenticate(request, timeout=self._try_time(left)).token)
+        except grpc.RpcError as error:
+            if "authentication is not enabled" in (error.details() or ""):
+                return ""
+            raise
+
+    def _forget_token(self, used: Metadata | None) -> None:
         with self._lock:
             if self._metadata is used:
                 self._token, self._metadata = None, _HAS_LEADER

@@ -153,7 +153,7 @@ def difference(known: Mapping[str, KeyValue], items: Sequence[KeyValue], revisio
     new = [
         Change(item.key, item, item.revision, old)
         for item in items
-        if (old := known.get(item.key)) is None or old.revision != item.revision
+        if (old := known.get(item.key)) != item
     ]
     return (*gone, *new)
 

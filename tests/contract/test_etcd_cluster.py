@@ -126,6 +126,7 @@ def test_counter_is_exact_through_kills_and_elections(cluster: Cluster, client: 
     A write that ends in doubt may count or not; all others are exact. Each value names its writer (see `kv`).
     """
     client.create("/t/n", b"0", Deadline(20))
+    cache = Cache(client, ("/t/",)).start()
     stop = threading.Event()
     done, doubtful = [0] * 4, [0] * 4
 
@@ -161,5 +162,7 @@ def test_counter_is_exact_through_kills_and_elections(cluster: Cluster, client: 
         thread.join(60)
     item = client.get("/t/n", Deadline(20))
     assert item is not None
+    cache.wait_for(lambda c: c.get("/t/n") == item, Deadline(20), "the last value, through all changes of the leader")
+    cache.close()
     assert sum(done) <= int(item.value.split()[0]) <= sum(done) + sum(doubtful)
     assert sum(done) > 50
