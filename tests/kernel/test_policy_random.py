@@ -1,0 +1,73 @@
+"""Random rulesets: the kernel does with real packets what `explain` says of the same compiled rules."""
+
+from __future__ import annotations
+
+from typing import Iterator
+
+import pytest
+
+from calico_plugin.model.desired import Ruleset, Verdict
+from calico_plugin.policy import explain
+from calico_plugin.policy.explain import Flow
+from tests.kernel.packets import Packet, Router
+from tests.kernel.policylab import NODE, Lab
+from tests.kernel.test_policy_verdicts import batches
+from tests.unit.policy import worlds
+from tests.unit.policy.randomly import ADDRESSES, World
+
+pytestmark = pytest.mark.root
+
+INTERFACES = {f"cali{name}": (four, ADDRESSES[6][name]) for name, four in ADDRESSES[4].items()}
+FLOWS = 24
+
+
+@pytest.fixture(scope="module")
+def lab() -> Iterator[Lab]:
+    with Router("cpx", INTERFACES) as router:
+        made = Lab(router)
+        yield made
+        made.table.close()
+
+
+def explained(ruleset: Ruleset, packet: Packet, router: Router) -> bool:
+    if packet.protocol in (1, 58):
+        flow = Flow(packet.source, packet.destination, packet.protocol, icmp_type=packet.dport, icmp_code=packet.sport)
+    elif packet.protocol in (6, 17, 132):
+        flow = Flow(packet.source, packet.destination, packet.protocol, packet.sport, packet.dport)
+    else:
+        flow = Flow(packet.source, packet.destination, packet.protocol)
+    walks = [
+        explain.egress(ruleset, router.interface_of(packet.source), flow),
+        explain.ingress(ruleset, router.interface_of(packet.destination), flow),
+    ]
+    return all(walk is None or walk.verdict is Verdict.ACCEPT for walk in walks)
+
+
+def check(lab: Lab, seed: int) -> list[str]:
+    world = World(seed)
+    ruleset = worlds.compiled(worlds.objects(world.resources()), NODE)
+    report = lab.table.apply(ruleset)
+    assert report.attempts <= 1 and not report.refused, f"seed {seed}"
+    packets = [Packet(*world.flow()) for _ in range(FLOWS)]
+    ours = (packet for packet in packets if packet.source != packet.destination)
+    wanted = [(packet, explained(ruleset, packet, lab.router)) for packet in ours]
+    wrong = []
+    for batch in batches(wanted):
+        lab.router.forget_connections()
+        for (packet, passes), passed in zip(batch, lab.router.send(packet for packet, _ in batch)):
+            if passes != passed:
+                wrong.append(f"seed {seed}: {packet}: explain says {passes}, the kernel {passed}")
+    return wrong
+
+
+def test_kernel_and_explain_agree_on_random_rulesets(lab: Lab) -> None:
+    """60 clusters, each loaded as a difference to the one before, 24 flows each."""
+    assert [line for seed in range(60) for line in check(lab, seed)] == []
+    assert lab.table.audit() == ()
+
+
+@pytest.mark.long
+@pytest.mark.timeout(3600)
+def test_kernel_and_explain_agree_on_many_random_rulesets(lab: Lab) -> None:
+    """5,000 of them."""
+    assert [line for seed in range(1000, 6000) for line in check(lab, seed)] == []

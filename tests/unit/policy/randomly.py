@@ -1,0 +1,127 @@
+"""Random resources and flows from a seed: every rule field, in the mixtures that nobody would write by hand."""
+
+from __future__ import annotations
+
+import random
+from typing import Any
+
+from tests.unit.policy.worlds import OPEN, endpoint, policy
+
+ADDRESSES = {
+    4: {"web": "10.65.0.10", "api": "10.65.0.20", "db": "10.65.1.30"},
+    6: {"web": "fd65::10", "api": "fd65::20", "db": "fd65::30"},
+}
+OUTSIDE = {4: ("203.0.113.7", "198.51.100.5", "203.0.113.70"), 6: ("2001:db8::7", "2001:db8:c::1", "fd65::99")}
+NETS = {
+    4: ("10.65.0.0/24", "10.65.0.20/32", "198.51.100.0/24", "203.0.113.64/26", "0.0.0.0/0", "128.0.0.0/1"),
+    6: ("fd65::/64", "fd65::20/128", "2001:db8:c::/48", "::/0", "8000::/1", "2001:db8::/127"),
+}
+SELECTORS = (
+    "app=='web'", "app!='web'", "has(env)", "!has(env)", "app in {'api','db'}", "env not in {'prod'}", "all()",
+    "has(net)",
+    "app starts with 'a' || net=='corp'", "net=='corp' && !has(app)", "app contains 'b' && env=='prod'",
+)
+PORTS: tuple[int | str, ...] = (80, 443, "8000:9000", "http", "dns", "nobody")
+
+
+class World:
+    """One random cluster. The same seed gives the same one."""
+
+    def __init__(self, seed: int) -> None:
+        self.rng = random.Random(seed)
+
+    def maybe(self, chance: float = 0.5) -> bool:
+        return self.rng.random() < chance
+
+    def resources(self) -> list[dict[str, Any]]:
+        tiers = [{"kind": "Tier", "metadata": {"name": name}, "spec": {
+            "order": self.rng.choice([1, 5, 2_000_000]), "defaultAction": self.rng.choice(["Deny", "Pass"])}}
+            for name in ("sec", "late")]
+        return [OPEN, *tiers, *self._profiles(), *self._endpoints(), *self._sets(), *self._policies()]
+
+    def _profiles(self) -> list[dict[str, Any]]:
+        return [{"kind": "Profile", "metadata": {"name": name}, "spec": {
+            "labelsToApply": {name: "", "env": "dev"}, "ingress": self._rules(2), "egress": self._rules(2)}}
+            for name in ("net1", "net2")]
+
+    def _endpoints(self) -> list[dict[str, Any]]:
+        found = []
+        for name, four in ADDRESSES[4].items():
+            labels = {"app": name, **({"env": "prod"} if self.maybe() else {})}
+            profiles = self.rng.choice([["open"], ["net1"], ["net2", "open"], ["net1", "net2"], ["ghost"], []])
+            ports = [{"name": port, "protocol": protocol, "port": number} for port, protocol, number in (
+                ("http", "TCP", 80), ("http", "TCP", 8080), ("dns", "UDP", 443)) if self.maybe()]
+            networks = [f"{four}/32", f"{ADDRESSES[6][name]}/128"]
+            found.append(endpoint(name, four, labels, ipNetworks=networks, profiles=profiles, ports=ports))
+        return found
+
+    def _sets(self) -> list[dict[str, Any]]:
+        return [{"kind": "GlobalNetworkSet", "metadata": {"name": name, "labels": {"net": name}}, "spec": {
+            "nets": [net for family in (4, 6) for net in NETS[family] if self.maybe(0.3)]}} for name in ("corp", "lab")]
+
+    def _policies(self) -> list[dict[str, Any]]:
+        found = []
+        for number in range(self.rng.randrange(6)):
+            spec = {
+                "tier": self.rng.choice(["default", "default", "sec", "late", "gone"]),
+                "selector": self.rng.choice(SELECTORS), "ingress": self._rules(4), "egress": self._rules(3),
+            }
+            if self.maybe():
+                spec["order"] = self.rng.choice([1, 1, 2.5, -3])
+            if self.maybe(0.3):
+                spec["types"] = self.rng.choice([["Ingress"], ["Egress"], ["Ingress", "Egress"]])
+            document = policy(f"p{number}", **spec)
+            if self.maybe(0.2):
+                document["kind"], document["metadata"]["namespace"] = "NetworkPolicy", "libnetwork"
+            found.append(document)
+        return found
+
+    def _rules(self, most: int) -> list[dict[str, Any]]:
+        return [self._rule() for _ in range(self.rng.randrange(most))]
+
+    def _rule(self) -> dict[str, Any]:
+        rule: dict[str, Any] = {"action": self.rng.choice(["Allow", "Allow", "Deny", "Pass", "Log"])}
+        if self.maybe(0.6):
+            rule["protocol"] = self.rng.choice(["TCP", "TCP", "UDP", "ICMP", "ICMPv6", "SCTP", 6, 17, 50])
+        if self.maybe(0.1):
+            rule["notProtocol"] = self.rng.choice(["TCP", 17])
+        family = self.rng.choice([4, 4, 6])
+        if self.maybe(0.1):
+            rule["ipVersion"] = {"ICMP": 4, "ICMPv6": 6}.get(rule.get("protocol", ""), family)
+        if rule.get("protocol") in ("ICMP", "ICMPv6") and self.maybe():
+            field = self.rng.choice(["icmp", "notICMP"])
+            rule[field] = self.rng.choice([{"type": 8}, {"type": 8, "code": 0}, {"type": 128}, {"type": 3, "code": 4}])
+        for side in ("source", "destination"):
+            if self.maybe(0.7):
+                rule[side] = self._entity(rule.get("protocol"), rule.get("ipVersion", family))
+        return rule
+
+    def _entity(self, protocol: object, family: int) -> dict[str, Any]:
+        entity: dict[str, Any] = {}
+        for field, chance in (("nets", 0.3), ("notNets", 0.15)):
+            if self.maybe(chance):
+                nets = [net for net in NETS[family] if field == "nets" or not net.endswith("/0")]
+                entity[field] = self.rng.sample(nets, self.rng.randrange(1, 4))
+        for field, chance in (("selector", 0.4), ("notSelector", 0.2), ("namespaceSelector", 0.1)):
+            if self.maybe(chance):
+                entity[field] = self.rng.choice(SELECTORS if field != "namespaceSelector" else ("all()", "global()"))
+        for field, chance in (("ports", 0.4), ("notPorts", 0.15)):
+            if self.maybe(chance):
+                ports = PORTS if protocol in ("TCP", "UDP", "SCTP", 6, 17) else PORTS[3:]
+                if protocol is None or ports is PORTS:
+                    entity[field] = self.rng.sample(ports, self.rng.randrange(1, 4))
+        return entity
+
+    def flow(self) -> tuple[str, str, int, int, int]:
+        """source, destination, protocol, source port, destination port (or ICMP code, type); one end is local."""
+        family = self.rng.choice([4, 6])
+        local = list(ADDRESSES[family].values())
+        ends = [self.rng.choice(local), self.rng.choice([*local, *OUTSIDE[family]])]
+        self.rng.shuffle(ends)
+        protocol = self.rng.choice([6, 6, 6, 17, 17, 132, 1 if family == 4 else 58, 50])
+        if protocol == 50:
+            return ends[0], ends[1], protocol, 0, 0
+        if protocol in (1, 58):
+            return ends[0], ends[1], protocol, 0, 8 if family == 4 else 128
+        ports = [40000, 80, 443, 8080, 8500, 53]
+        return ends[0], ends[1], protocol, self.rng.choice(ports), self.rng.choice(ports)
