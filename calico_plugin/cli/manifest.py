@@ -33,19 +33,21 @@ _WORDS: dict[str, Any] = {
 }
 _INTEGER = re.compile(r"[-+]?(0b[01_]+|0x[0-9a-fA-F_]+|0o?[0-7_]*|[1-9][0-9_]*)")
 _FLOAT = re.compile(r"[-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)([eE][-+]?[0-9]+)?")
+_LAST_STEP = re.compile(r"(\.[^.\[\]]*|\[[^\[\]]*\]|^[^.\[\]]*)$")
 _V1_KINDS = ("ipPool", "policy", "profile", "bgpPeer", "node", "hostEndpoint", "workloadEndpoint")
 
 
 @dataclass(frozen=True)
 class Manifest:
-    """One object as it was read; `lines` maps the path of a member, in lower case, to its line; `source` is the
-    file's name.
+    """One object as it was read. `lines` maps the path of every member of the document, in lower case, to its line;
+    `at` is the object's own path there (`items[3]`), `source` the file's name.
     """
 
     document: Mapping[str, Any]
     source: str
     line: int
     lines: Mapping[str, int] = field(default_factory=dict)
+    at: str = ""
 
     @property
     def kind(self) -> str:
@@ -61,10 +63,10 @@ class Manifest:
 
     def place(self, path: str) -> str:
         """`<file>:<line>` of a member, or of the nearest one around it that is there."""
-        shorter = path.lower()
-        while shorter and shorter not in self.lines:
-            shorter = re.sub(r"(\.[^.\[\]]*|\[[^\[\]]*\])$|^[^.\[\]]*$", "", shorter)
-        return f"{self.source}:{self.lines.get(shorter, self.line)}"
+        full = (f"{self.at}.{path}" if self.at and path else self.at or path).lower()
+        while full not in self.lines and len(full) > len(self.at):
+            full = _LAST_STEP.sub("", full)
+        return f"{self.source}:{self.lines.get(full, self.line) if full else self.line}"
 
 
 class ManifestError(InvalidInput):
@@ -233,8 +235,7 @@ def _objects(value: Any, reader: _Reader, line: int, path: str = "") -> Iterator
         raise ManifestError(
             [f"{reader.source}:{line}: must be a resource with apiVersion, kind, metadata and spec, not {value!r}"]
         )
-    inner = {name[len(path) :].removeprefix("."): at for name, at in reader.lines.items() if name.startswith(path)}
-    manifest = Manifest(value, reader.source, line, inner)
+    manifest = Manifest(value, reader.source, line, reader.lines, path)
     kind = str(value.get("kind", ""))
     if kind.endswith("List") and kind[:-4] in KINDS and isinstance(value.get("items"), list):
         yield from _objects(value["items"], reader, line, f"{path}.items" if path else "items")

@@ -1,4 +1,6 @@
-"""Manifests: words as Go's YAML reader takes them, lines of every member, and errors that name place, path and the right word."""
+"""Manifests: words as Go's YAML reader takes them, lines of every member, and errors that name place, path and the
+right word.
+"""
 
 from __future__ import annotations
 
