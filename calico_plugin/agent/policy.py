@@ -59,6 +59,8 @@ class Policy:
         self._ruleset = ruleset
         self.in_force = dict(self._engine.interfaces())
         self._tell_problems()
+        for chain, why in applied.refused:
+            self._log.error("the kernel refuses a chain, which drops everything until its policy changes", chain=chain, why=why)
         if not applied:
             return ""
         self._metrics.nft_calls.inc(applied.attempts)
