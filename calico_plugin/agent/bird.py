@@ -27,7 +27,9 @@ from calico_plugin.routing.birdc import BirdClient
 # Changes of these kinds, and of the own host's affinities, can change the configuration.
 KINDS = ("Node", "BGPConfiguration", "BGPPeer", "BGPFilter", "IPPool")
 DEBOUNCE = 0.1
-_LOOK_EVERY = 10.0
+_TURN = 2.0
+# Turns between two looks at the sessions.
+_LOOK_TURNS = 5
 _MOVED_SECONDS = 2.0
 
 
@@ -74,8 +76,9 @@ class BirdWorker:
         self._loaded: Snapshot | None = None
         self._problems: tuple[str, ...] = ()
         self._force = True
+        self._turns = 0
         self._log = structlog.get_logger(part="bird")
-        self.worker = Worker("bird", self._step, every=_LOOK_EVERY)
+        self.worker = Worker("bird", self._step, every=_TURN)
 
     def submit(self, snapshot: Snapshot) -> None:
         self._snapshot = snapshot
@@ -84,16 +87,29 @@ class BirdWorker:
     def _step(self) -> None:
         if self._snapshot is not None and self._snapshot is not self._loaded:
             self._sleep(DEBOUNCE)
-            snapshot = self._snapshot
-            try:
-                self._load(snapshot)
-            except CalicoError:
-                self._metrics.bird_failures.inc()
-                # What BIRD runs on may be neither the file nor the text.
-                self._force = True
-                raise
-            self._loaded = snapshot
-        self._look()
+            self._try(self._snapshot)
+        elif self._loaded is not None and self._is_behind():
+            # BIRD started while the file was being written, or an earlier agent died between file and load.
+            self._force = True
+            self._try(self._loaded)
+        if self._turns % _LOOK_TURNS == 0:
+            self._look()
+        self._turns += 1
+
+    def _try(self, snapshot: Snapshot) -> None:
+        try:
+            self._load(snapshot)
+        except CalicoError:
+            self._metrics.bird_failures.inc()
+            # What BIRD runs on may be neither the file nor the text.
+            self._force, self._loaded = True, None
+            raise
+        self._loaded = snapshot
+
+    def _is_behind(self) -> bool:
+        """Whether BIRD runs on a configuration that is older than the file."""
+        reconfigured = self._reconfigured()
+        return reconfigured is not None and reconfigured < self._written()
 
     def _load(self, snapshot: Snapshot) -> None:
         rendered = render(
@@ -102,9 +118,7 @@ class BirdWorker:
         self._metrics.bird_renders.inc()
         self._tell(rendered.problems)
         before = self._reconfigured()
-        # An earlier agent may have died between the file and the load.
-        force = self._force and before is not None and before < self._written()
-        outcome = load(rendered.text, self._run_dir, self._client, force=force)
+        outcome = load(rendered.text, self._run_dir, self._client, force=self._force and self._is_behind())
         self._force = False
         if outcome is Outcome.LOADED:
             self._await_move(before)

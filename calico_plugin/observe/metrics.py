@@ -7,7 +7,15 @@ but no quantiles.
 
 from __future__ import annotations
 
-from prometheus_client import CollectorRegistry, Gauge, GCCollector, PlatformCollector, ProcessCollector, Summary
+from prometheus_client import (
+    CollectorRegistry,
+    Gauge,
+    GCCollector,
+    PlatformCollector,
+    ProcessCollector,
+    Summary,
+    disable_created_metrics,
+)
 
 RESYNC_WAITING, RESYNC_RUNNING, RESYNC_IN_SYNC = 1, 2, 3
 
@@ -16,6 +24,7 @@ class Metrics:
     """One set for a process; the parts are told which of them to count in."""
 
     def __init__(self, node: str) -> None:
+        disable_created_metrics()
         self.registry = registry = CollectorRegistry()
         for collector in (ProcessCollector, PlatformCollector, GCCollector):
             collector(registry=registry)
