@@ -49,9 +49,7 @@ def _check_revision(session: Session, resource: Resource, revision: int | None) 
 
 
 def _pool(session: Session, name: str) -> None:
-    """Nobody is given an address of it any more, then all hosts let go of its blocks; addresses in use stay until
-    they are released.
-    """
+    """No more addresses are given from it, then all hosts let go of its blocks; addresses in use stay."""
     pools = session.store.resources(IPPool)
     stored = pools.get(name, session.deadline())
     if not stored.value.spec.disabled:

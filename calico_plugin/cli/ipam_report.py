@@ -1,6 +1,4 @@
-"""`calicoctl ipam release --from-report`: take back what `ipam check -o` found leaked, and only that (node-and-cli
-4.8).
-"""
+"""`calicoctl ipam release --from-report`: take back what `ipam check -o` found leaked (node-and-cli 4.8)."""
 
 from __future__ import annotations
 

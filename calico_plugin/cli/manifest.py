@@ -83,9 +83,7 @@ def problems_error(manifest: Manifest, problems: Sequence[Problem]) -> ManifestE
 
 
 def read(path: str, recursive: bool = False) -> list[Manifest]:
-    """All manifests of a file, of a directory (with `recursive` of all below it), or of standard input (`-`). Raises
-    InvalidInput.
-    """
+    """All manifests of a file, a directory (`recursive`: of all below it) or standard input (`-`). Raises InvalidInput."""
     return [manifest for source, text in _texts(path, recursive) for manifest in parse(text, source)]
 
 
@@ -223,9 +221,7 @@ def scalar(text: str) -> Any:
 
 
 def _objects(value: Any, reader: _Reader, line: int, path: str = "") -> Iterator[Manifest]:
-    """One object, or those of a list. Every one is checked for its kind here, so that no other step meets an unknown
-    one.
-    """
+    """One object, or those of a list; each is checked for its kind, so that no other step meets an unknown one."""
     if isinstance(value, list):
         for index, item in enumerate(value):
             place = f"{path}[{index}]"

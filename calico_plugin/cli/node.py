@@ -339,6 +339,8 @@ def _stop_and_forget(settings: Settings, session: Session) -> str:
     """Stop, then delete the node with all that belongs to it; why that was not possible, or an empty text."""
     if detached.stop(settings.run_dir, graceful=False) is not None:
         click.echo("Stopped calico-node")
+    if embedded.wanted(settings):
+        return ""  # nobody said where etcd is, and there is none here
     try:
         cascade.delete(session, Node(metadata=Metadata(name=settings.node_name)))
         click.echo(f"Deleted Node({settings.node_name}) from the datastore")

@@ -62,9 +62,7 @@ def built_in_profile() -> Stored[Profile]:
 
 
 class ResourceClient:
-    """Create, replace, apply, read and delete resources of any kind. Each write first makes sure of the initial
-    objects.
-    """
+    """Create, replace, apply, read and delete resources of any kind."""
 
     def __init__(self, store: Store, check: Check) -> None:
         self.store, self._check = store, check

@@ -1,1 +1,1 @@
-"""Values only: Calico's resources, keys, names, and what a node should have. No I/O; imports nothing of ours but `errors`."""
+"""Values only: resources, keys, names, what a node should have. No I/O; imports nothing of ours but `errors`."""

@@ -56,9 +56,7 @@ def decode_stored(kind: Type[T], key: str, data: bytes, revision: int) -> Stored
 
 
 def encode(value: msgspec.Struct, over: Mapping[str, Any] | None = None) -> bytes:
-    """Bytes of a value; `over` is the document that was read, whose unknown members stay. A resourceVersion is never
-    written.
-    """
+    """Bytes of a value; unknown members of `over`, the document that was read, stay. No resourceVersion is written."""
     if over is None and _is_plain(type(value)):
         return _escape(_ENCODER.encode(value))
     node = _node(value)
@@ -70,9 +68,7 @@ def encode(value: msgspec.Struct, over: Mapping[str, Any] | None = None) -> byte
 
 
 def ordered(node: schema.Node, document: Any) -> Any:
-    """A document in the order in which Go writes it: structures by their fields, maps by name, opaque parts as they
-    stand.
-    """
+    """A document in Go's order: structures by their fields, maps by name, opaque parts as they stand."""
     if isinstance(node, schema.Members) and isinstance(document, Mapping):
         known = {name: ordered(part, document[name]) for name, part in node.fields.items() if name in document}
         return known | {name: part for name, part in document.items() if name not in known}
@@ -94,9 +90,7 @@ def _node(value: msgspec.Struct) -> schema.Members:
 
 @lru_cache(maxsize=None)
 def _is_plain(struct: Type[msgspec.Struct]) -> bool:
-    """True when the encoder's own order is Go's: nothing in it is opaque or a number that might be written with a
-    point.
-    """
+    """True when the encoder's own order is Go's: nothing in it is opaque, or a number that might get a point."""
     return not issubclass(struct, Resource) and _plain(schema.members(struct))
 
 

@@ -1,6 +1,4 @@
-"""What is filled in before an object is stored, and the labels that Calico itself keeps on it (datamodel 2.4 to 2.7,
-3.3).
-"""
+"""What is filled in before an object is stored, and the labels that Calico keeps on it (datamodel 2.4-2.7, 3.3)."""
 
 from __future__ import annotations
 

@@ -12,9 +12,9 @@ import msgspec
 class NetworkRecord(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, rename="camel"):
     """Value of `/calico/docker/v1/network/<network id>`.
 
-    `pools4`/`pools6` are the pool CIDRs (or 0.0.0.0/0, ::/0) that Docker was told; `internal` networks get no default route;
-    `options` are the `--opt` values; `created_on` is the node whose Docker made it; `reserved` maps each address of `--gateway`
-    and `--aux-address` to its name (`gateway` for the former).
+    `pools4`/`pools6` are the pool CIDRs (or 0.0.0.0/0, ::/0) that Docker was told; `internal` networks get no default
+    route; `options` are the `--opt` values; `created_on` is the node whose Docker made it; `reserved` maps each
+    address of `--gateway` and `--aux-address` to its name (`gateway` for the former).
     """
 
     network_id: str = ""

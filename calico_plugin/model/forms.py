@@ -125,9 +125,7 @@ def _port_number(value: int) -> int:
 
 
 def port_name(value: str) -> str:
-    """IANA's form: at most 15 of a-z, 0-9 and `-`, with a letter, no dash at an end or twice in a row (RFC 6335,
-    5.1).
-    """
+    """At most 15 of a-z, 0-9 and `-`, with a letter, no dash at an end or twice in a row (RFC 6335, 5.1)."""
     if len(value) > 15 or "--" in value or not _PORT_NAME.fullmatch(value):
         raise ValueError(
             "a port name has 1 to 15 of a-z, 0-9 and -, with a letter, no dash at an end or twice in a row"

@@ -125,9 +125,7 @@ def kind_prefix(kind: str, namespace: str = "") -> str:
 
 
 def list_path(kind: str, namespace: str = "", name_prefix: str = "") -> str:
-    """The original's text for a list: without the trailing slash, so that a part of a name can follow (datamodel
-    1.5).
-    """
+    """The original's text for a list: no trailing slash, so that a part of a name can follow (datamodel 1.5)."""
     return (kind_prefix(kind, namespace) + name_prefix).removesuffix("/")
 
 

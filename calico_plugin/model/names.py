@@ -64,9 +64,7 @@ def endpoint_name(node: str, orchestrator: str, workload: str, endpoint: str) ->
 
 
 def endpoint_name_prefix(*parts: str) -> str:
-    """What the names of all endpoints of a node (and orchestrator, and workload) start with; also those of other
-    nodes: look at the spec.
-    """
+    """What the names of all endpoints of a node start with; those of other nodes may as well: look at the spec."""
     return "-".join(_name_part("node", part) for part in parts) + "-"
 
 

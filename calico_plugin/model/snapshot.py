@@ -1,4 +1,4 @@
-"""The frozen view of the cluster that everyone decides on: read once per cycle, passed as an argument (style, habit 1)."""
+"""The frozen view of the cluster that everyone decides on: read once per cycle, passed as an argument."""
 
 from __future__ import annotations
 

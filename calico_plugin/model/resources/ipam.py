@@ -69,9 +69,7 @@ class IPReservation(Resource, frozen=True, kw_only=True):
 
 
 class IPAMConfigurationSpec(Value, frozen=True, kw_only=True):
-    """The two switches are always written, false too: their defaults come from a factory, which msgspec never leaves
-    out.
-    """
+    """The two switches are always written, false too: msgspec never leaves out what a factory makes."""
 
     strict_affinity: bool = field(default_factory=bool)
     auto_allocate_blocks: bool = field(default_factory=bool)

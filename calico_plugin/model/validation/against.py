@@ -1,6 +1,4 @@
-"""Rules that need other objects: overlapping pools, what may not change, what must exist (datamodel 2.3, 2.5, 2.6).
-Pure: they are given.
-"""
+"""Rules that need other objects, which are passed in: overlaps, what may not change, what must exist."""
 
 from __future__ import annotations
 

@@ -1,6 +1,4 @@
-"""Names, labels, selectors and addresses: what single words may look like. A checker returns why a word is wrong, or
-nothing.
-"""
+"""Names, labels, selectors, addresses: what single words may look like. A checker returns what is wrong, or nothing."""
 
 from __future__ import annotations
 
@@ -68,9 +66,7 @@ def mac_fault(mac: str) -> str:
 
 
 def selector_problems(path: str, selector: str, parse: SelectorParser, global_allowed: bool = False) -> Problems:
-    """A selector anywhere: it parses, it is not too long, and global() stands only where it may, and alone (policy
-    V1-V3).
-    """
+    """A selector parses, is not too long, and holds global() only where it may stand, and alone (policy V1-V3)."""
     if not selector:
         return
     if len(selector) > MAX_SELECTOR:
