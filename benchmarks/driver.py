@@ -1,10 +1,13 @@
-"""Latency of the driver's calls and of a container's whole life, as Docker sees them: over the real unix sockets, at concurrency 1, 10, 50.
+"""Latency of the driver's calls and of a container's whole life, as Docker sees them: over the real unix sockets, at
+concurrency 1, 10, 50.
 
-Runs in a network namespace of its own with a real etcd, the real driver and (unless ``--agent stand-in``) the real agent, so that
-the life includes policy and route. A life is RequestAddress, CreateEndpoint, Join, EndpointOperInfo, Leave, DeleteEndpoint, ReleaseAddress.
+Runs in a network namespace of its own with a real etcd, the real driver and (unless ``--agent stand-in``) the real
+agent, so that the life includes policy and route. A life is RequestAddress, CreateEndpoint, Join, EndpointOperInfo,
+Leave, DeleteEndpoint, ReleaseAddress.
 
-    sudo python -m benchmarks.driver [--agent real|stand-in] [--lives 200] [--profile FILE]
+    sudo python -m benchmarks.driver [--agent real|stand-in] [--lives 200]
 """
+
 from __future__ import annotations
 
 import argparse
@@ -31,8 +34,10 @@ from calico_plugin.model.docker import NetworkRecord
 from calico_plugin.model.resources import IPPool, Metadata, Node, Profile, Rule
 from calico_plugin.model.resources.ipam import IPPoolSpec
 from calico_plugin.model.resources.policy import EntityRule, ProfileSpec
+from tests.etcd_server import etcd_cluster
 
-# A whole life of the original Go plugin on a machine like this one (p50, ms): an order of magnitude to compare with, not a measurement of today.
+# A whole life of the original Go plugin on a machine like this one (p50, ms): an order of magnitude to compare with,
+# not a measurement of today.
 ORIGINAL = {1: 39.0, 10: 166.0, 50: 758.0}
 NODE, NETWORK = "bench-host", "a" * 64
 CALLS = ("RequestAddress", "CreateEndpoint", "Join", "EndpointOperInfo", "Leave", "DeleteEndpoint", "ReleaseAddress")
@@ -75,7 +80,9 @@ def life(client: Client, endpoint: str, times: dict[str, list[float]]) -> None:
         times[method.partition(".")[2]].append((time.perf_counter() - started) * 1000)
         return answer
 
-    address = timed("IpamDriver.RequestAddress", {"PoolID": "CalicoPoolIPv4", "Address": "", "Options": None})["Address"]
+    address = timed("IpamDriver.RequestAddress", {"PoolID": "CalicoPoolIPv4", "Address": "", "Options": None})[
+        "Address"
+    ]
     interface = {"Address": address, "AddressIPv6": "", "MacAddress": ""}
     timed("NetworkDriver.CreateEndpoint", {**ids, "Interface": interface, "Options": {}})
     timed("NetworkDriver.Join", {**ids, "SandboxKey": f"/var/run/docker/netns/{endpoint[:12]}", "Options": {}})
@@ -120,7 +127,7 @@ def measure(client: Client, concurrency: int, lives: int, prefix: str) -> tuple[
 
 def fill(kv: KV) -> None:
     """What calico-node, Docker and the agent would have stored before the first container."""
-    label = names.network_label("bench") if hasattr(names, "network_label") else "bench"
+    label = names.network_label("bench")
     profile = Profile(
         metadata=Metadata(name="bench"),
         spec=ProfileSpec(
@@ -143,8 +150,12 @@ def own_namespace() -> None:
         raise OSError(ctypes.get_errno(), "a network namespace cannot be made: run this as root")
     subprocess.run(["ip", "link", "set", "lo", "up"], check=True)
     # A default route, as a host has: proxy ARP and the agent rely on one.
-    subprocess.run("ip link add up0 type veth peer name up1 && ip link set up0 up && ip link set up1 up && "
-                   "ip addr add 10.98.0.2/24 dev up0 && ip route add default via 10.98.0.1", shell=True, check=True)
+    subprocess.run(
+        "ip link add up0 type veth peer name up1 && ip link set up0 up && ip link set up1 up && "
+        "ip addr add 10.98.0.2/24 dev up0 && ip route add default via 10.98.0.1",
+        shell=True,
+        check=True,
+    )
     Path("/proc/sys/net/ipv4/ip_forward").write_text("1")
 
 
@@ -191,7 +202,9 @@ def memory(process: subprocess.Popen[bytes]) -> tuple[float, float]:
 
 
 def cpu(process: subprocess.Popen[bytes]) -> float:
-    """Milliseconds of processor time that a process and its children have used: tells more than wall time on a busy machine."""
+    """Milliseconds of processor time that a process and its children have used: tells more than wall time on a busy
+    machine.
+    """
     children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
     ticks = 0
     for pid in (str(process.pid), *children):
@@ -212,52 +225,59 @@ def run(arguments: argparse.Namespace) -> None:
     own_namespace()
     with ExitStack() as stack:
         base = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="bench-driver-")))
-        from tests.etcd_server import etcd_cluster
-
-        (base / "etcd").mkdir()
-        cluster = stack.enter_context(etcd_cluster(base / "etcd"))
-        kv = connect(cluster.endpoints)
-        fill(kv)
-        for name in ("run", "lib", "log", "plugins"):
+        for name in ("etcd", "run", "lib", "log", "plugins"):
             (base / name).mkdir()
-        environ = {
-            "ETCD_ENDPOINTS": cluster.endpoints[0], "NODENAME": NODE, "CALICO_RUN_DIR": str(base / "run"),
-            "CALICO_LIB_DIR": str(base / "lib"), "CALICO_LOG_DIR": str(base / "log"), "CALICO_PLUGIN_DIR": str(base / "plugins"),
-            "CALICO_LOG_LEVEL": "warning", **({"PYTHONPATH": os.environ["BENCH_PYTHONPATH"]} if "BENCH_PYTHONPATH" in os.environ else {}), "DOCKER_HOST": f"unix://{base}/no-docker.sock",
-        }  # fmt: skip
+        url = stack.enter_context(etcd_cluster(base / "etcd")).endpoints[0]
+        fill(connect([url]))
+        environ = environment(base, url)
         scripts = Path(sys.executable).parent
-        if arguments.agent == "real":
-            agent = start(stack, [str(scripts / "calico-agent")], environ, base / "agent.log")
-        else:
-            agent = start(stack, [sys.executable, "-m", "benchmarks.driver", "--stand-in", cluster.endpoints[0], str(base / "run")], {}, base / "agent.log")
-        command = [str(scripts / "calico-driver")]
-        driver = start(stack, command, {**environ, **_profiling(arguments.profile)}, base / "driver.log")
+        standing_in = [sys.executable, "-m", "benchmarks.driver", "--stand-in", url, str(base / "run")]
+        command = [str(scripts / "calico-agent")] if arguments.agent == "real" else standing_in
+        agent = start(stack, command, environ, base / "agent.log")
+        driver = start(stack, [str(scripts / "calico-driver")], environ, base / "driver.log")
         client = Client(base / "plugins")
         await_ready(base, client, arguments.agent)
         report = Report("driver", f"Driver calls and a container's whole life, in ms (agent: {arguments.agent})")
         for index, concurrency in enumerate(arguments.concurrency):
+            # The first lives warm up threads and connections.
             measure(client, concurrency, max(10, concurrency), f"d{index}")
             lives = max(arguments.lives, concurrency * 6)
             before = [cpu(one) for one in (driver, agent)]
             times, rate = measure(client, concurrency, lives, f"c{index}")
             spent = [(cpu(one) - was) / lives for one, was in zip((driver, agent), before)]
-            for name, values in times.items():
-                ratio = percentile(values, 50) / ORIGINAL[concurrency] if name == "whole life" and concurrency in ORIGINAL else ""
-                report.add(
-                    concurrency=concurrency, call=name, p50=percentile(values, 50), p99=percentile(values, 99), count=len(values),
-                    ratio=ratio, original=ORIGINAL.get(concurrency, "") if name == "whole life" else "",
-                    per_second=rate if name == "whole life" else "",
-                )  # fmt: skip
-            for name, milliseconds in zip(("driver", "agent"), spent):
-                report.add(concurrency=concurrency, call=f"CPU of the {name}, each life", p50=milliseconds)
+            add_lives(report, concurrency, times, rate, dict(zip(("driver", "agent"), spent)))
         resident, proportional = memory(driver)
-        report.add(call="memory of the driver's processes, MB (p50: resident, p99: proportional)", p50=resident, p99=proportional)
+        report.add(call="memory of the driver, MB (p50: resident, p99: proportional)", p50=resident, p99=proportional)
         report.finish()
-        sys.stdout.flush()
 
 
-def _profiling(file: str) -> dict[str, str]:
-    return {"CALICO_DRIVER_PROFILE": file} if file else {}
+def environment(base: Path, url: str) -> dict[str, str]:
+    return {
+        "ETCD_ENDPOINTS": url,
+        "NODENAME": NODE,
+        "CALICO_RUN_DIR": str(base / "run"),
+        "CALICO_LIB_DIR": str(base / "lib"),
+        "CALICO_LOG_DIR": str(base / "log"),
+        "CALICO_PLUGIN_DIR": str(base / "plugins"),
+        "CALICO_LOG_LEVEL": "warning",
+        "DOCKER_HOST": f"unix://{base}/no-docker.sock",
+    }
+
+
+def add_lives(
+    report: Report, concurrency: int, times: dict[str, list[float]], rate: float, spent: dict[str, float]
+) -> None:
+    """Rows of one concurrency; the original is compared with in the row of the whole life."""
+    for name, values in times.items():
+        row: dict[str, object] = {"concurrency": concurrency, "call": name, "p50": percentile(values, 50)}
+        row |= {"p99": percentile(values, 99), "count": len(values), "ratio": "", "original": "", "per_second": ""}
+        if name == "whole life":
+            row["per_second"] = rate
+            if concurrency in ORIGINAL:
+                row |= {"ratio": percentile(values, 50) / ORIGINAL[concurrency], "original": ORIGINAL[concurrency]}
+        report.add(**row)
+    for name, milliseconds in spent.items():
+        report.add(concurrency=concurrency, call=f"processor time of the {name}, each life", p50=milliseconds)
 
 
 def main() -> None:
@@ -266,9 +286,10 @@ def main() -> None:
         return
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--agent", choices=("real", "stand-in"), default="real")
-    parser.add_argument("--lives", type=int, default=200, help="lives at each concurrency, at least six for each caller")
+    parser.add_argument(
+        "--lives", type=int, default=200, help="lives at each concurrency, at least six for each caller"
+    )
     parser.add_argument("--concurrency", type=int, nargs="+", default=[1, 10, 50])
-    parser.add_argument("--profile", default="", help=argparse.SUPPRESS)
     run(parser.parse_args())
 
 

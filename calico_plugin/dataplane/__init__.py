@@ -1,1 +1,3 @@
-"""What the kernel should have and has: links, routes, nftables. It makes what it is told and decides nothing (style, table of imports)."""
+"""What the kernel should have and has: links, routes, nftables. It makes what it is told and decides nothing (style,
+table of imports).
+"""

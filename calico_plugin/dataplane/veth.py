@@ -1,11 +1,12 @@
 """An endpoint's pair of links: make, find, remove.
 
-The host end is ready for routed traffic when `create` returns: up, proxy ARP on (without the kernel's random delay of up to 0.8 s),
-reverse path filter off, no automatic IPv6 address. All settings go through netlink, since /proc/sys is read-only inside a managed
-plugin. No route and no rule is made here: an interface that the agent has not programmed carries nothing.
+The host end is ready for routed traffic when `create` returns: up, proxy ARP on (without the kernel's random delay of
+up to 0.8 s), reverse path filter off, no automatic IPv6 address. All settings go through netlink, since /proc/sys is
+read-only inside a managed plugin. No route and no rule is made here: an interface that the agent has not programmed
+carries nothing.
 
-Removing a link waits in the kernel for 10 to 20 ms, however many go at once. `remove_many` marks links with a group of our own and
-removes the group in one message; a link that cannot be marked is gone already.
+Removing a link waits in the kernel for 10 to 20 ms, however many go at once. `remove_many` marks links with a group
+of our own and removes the group in one message; a link that cannot be marked is gone already.
 """
 
 from __future__ import annotations
@@ -57,7 +58,9 @@ class Sockets(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Veth:
-    """The pair to make: names of at most 15 characters, `mac` of the container end, `mtu` of both (None: the kernel's default)."""
+    """The pair to make: names of at most 15 characters, `mac` of the container end, `mtu` of both (None: the kernel's
+    default).
+    """
 
     host: str
     container: str
@@ -78,12 +81,15 @@ class Link:
 def create(sockets: Sockets, veth: Veth) -> int:
     """Make the pair and set up the host end; the index of the host end.
 
-    Raises DataplaneError: errno EEXIST when a link of that name exists already. A pair that cannot be set up is removed again.
+    Raises DataplaneError: errno EEXIST when a link of that name exists already. A pair that cannot be set up is
+    removed again.
     """
     what = f"link {veth.host} cannot be made"
     made = sockets.execute(
         Message(netlink.RTM_NEWLINK, netlink.NLM_F_CREATE | netlink.NLM_F_EXCL, _pair(veth), what),
-        Message(netlink.RTM_GETLINK, 0, _LINK.pack(0, 0, 0, 0, 0) + text(_IFLA_IFNAME, veth.host) + _NO_STATISTICS, what),
+        Message(
+            netlink.RTM_GETLINK, 0, _LINK.pack(0, 0, 0, 0, 0) + text(_IFLA_IFNAME, veth.host) + _NO_STATISTICS, what
+        ),
     )
     index: int = _LINK.unpack_from(made[1].objects[0])[2]
     try:
@@ -103,7 +109,9 @@ def ensure(sockets: Sockets, veth: Veth) -> int:
             raise
     found = find(sockets, veth.host)
     if found is None:
-        raise DataplaneError(f"link {veth.host} cannot be made: {veth.container} belongs to another link", errno.EEXIST)
+        raise DataplaneError(
+            f"link {veth.host} cannot be made: {veth.container} belongs to another link", errno.EEXIST
+        )
     _set_up(sockets, veth.host, found.index)
     return found.index
 
@@ -130,7 +138,8 @@ def ours(sockets: Sockets, prefix: str = INTERFACE_PREFIX) -> list[Link]:
 def annotate(sockets: Sockets, name: str, note: str) -> bool:
     """Write the alias of a link, where it lives as long as the link does; False when there is no such link."""
     message = Message(
-        netlink.RTM_SETLINK, 0,
+        netlink.RTM_SETLINK,
+        0,
         _LINK.pack(0, 0, 0, 0, 0) + text(_IFLA_IFNAME, name) + attribute(_IFLA_IFALIAS, note.encode()),
         f"link {name} cannot be annotated",
     )
@@ -141,12 +150,16 @@ def annotate(sockets: Sockets, name: str, note: str) -> bool:
 
 
 def add_link_local(sockets: Sockets, name: str, address: IPv6Address) -> None:
-    """Give the host end its link-local address, at once usable (no duplicate address detection). 'Already so' is success."""
+    """Give the host end its link-local address, at once usable (no duplicate address detection). 'Already so' is
+    success.
+    """
     link = find(sockets, name)
     what = f"link {name} cannot be given the IPv6 address {address}"
     if link is None:
         raise DataplaneError(f"{what}: no such link", errno.ENODEV)
-    body = _ADDRESS.pack(_AF_INET6, 64, _IFA_F_NODAD, _SCOPE_LINK, link.index) + attribute(_IFA_ADDRESS, address.packed)
+    body = _ADDRESS.pack(_AF_INET6, 64, _IFA_F_NODAD, _SCOPE_LINK, link.index) + attribute(
+        _IFA_ADDRESS, address.packed
+    )
     (reply,) = sockets.send([Message(netlink.RTM_NEWADDR, netlink.NLM_F_CREATE | netlink.NLM_F_REPLACE, body, what)])
     if reply.errno == errno.EACCES:
         raise DataplaneError(f"{what}: IPv6 is switched off on this host (net.ipv6.conf.*.disable_ipv6)", reply.errno)
@@ -171,12 +184,14 @@ def remove_many(sockets: Sockets, names: Iterable[str]) -> int:
         return int(remove_one(sockets, wanted[0]))
     marked = []
     for start in range(0, len(wanted), _MARKS_AT_ONCE):
-        some = wanted[start:start + _MARKS_AT_ONCE]
+        some = wanted[start : start + _MARKS_AT_ONCE]
         replies = sockets.send([_mark(name) for name in some])
         marked += [name for name, reply in zip(some, replies) if not reply.errno]
     if not marked:
         return 0
-    sweep = Message(netlink.RTM_DELLINK, 0, _LINK.pack(0, 0, 0, 0, 0) + u32(_IFLA_GROUP, REMOVAL_GROUP), "links cannot be removed")
+    sweep = Message(
+        netlink.RTM_DELLINK, 0, _LINK.pack(0, 0, 0, 0, 0) + u32(_IFLA_GROUP, REMOVAL_GROUP), "links cannot be removed"
+    )
     (reply,) = sockets.send([sweep])
     # ENODEV: another caller's sweep took ours along. Anything else: one by one, which tells which link is the trouble.
     if reply.errno not in (0, errno.ENODEV):
@@ -185,7 +200,9 @@ def remove_many(sockets: Sockets, names: Iterable[str]) -> int:
 
 
 def default_mtu(sockets: Sockets) -> int | None:
-    """MTU of the link that the default route leaves by (IPv4 first), or None without one: containers should not exceed it."""
+    """MTU of the link that the default route leaves by (IPv4 first), or None without one: containers should not
+    exceed it.
+    """
     for family in (_AF_INET, _AF_INET6):
         ask = Message(netlink.RTM_GETROUTE, 0, _ROUTE.pack(family, 0, 0, 0, 0, 0, 0, 0, 0), "routes cannot be listed")
         for data in sockets.dump(ask):
@@ -209,7 +226,9 @@ def _mtu_of(sockets: Sockets, index: int) -> int | None:
 
 
 def _pair(veth: Veth) -> bytes:
-    """Body of RTM_NEWLINK for both ends. The host end comes up with it; the container end stays down until Docker moves it."""
+    """Body of RTM_NEWLINK for both ends. The host end comes up with it; the container end stays down until Docker
+    moves it.
+    """
     mtu = u32(_IFLA_MTU, veth.mtu) if veth.mtu else b""
     peer = _LINK.pack(0, 0, 0, 0, 0) + text(_IFLA_IFNAME, veth.container) + _mac(veth.mac) + mtu
     return (
@@ -217,7 +236,9 @@ def _pair(veth: Veth) -> bytes:
         + text(_IFLA_IFNAME, veth.host)
         + _mac(HOST_MAC)
         + mtu
-        + nested(_IFLA_LINKINFO, text(_IFLA_INFO_KIND, "veth"), nested(_IFLA_INFO_DATA, attribute(_VETH_INFO_PEER, peer)))
+        + nested(
+            _IFLA_LINKINFO, text(_IFLA_INFO_KIND, "veth"), nested(_IFLA_INFO_DATA, attribute(_VETH_INFO_PEER, peer))
+        )
     )
 
 
@@ -248,7 +269,9 @@ def _set_up(sockets: Sockets, name: str, index: int) -> None:
 _SETTINGS_IPV4 = nested(
     _IFLA_AF_SPEC, nested(_AF_INET, nested(_IFLA_INET_CONF, u32(_DEVCONF_PROXY_ARP, 1), u32(_DEVCONF_RP_FILTER, 0)))
 )
-_SETTINGS_IPV6 = nested(_IFLA_AF_SPEC, nested(_AF_INET6, attribute(_IFLA_INET6_ADDR_GEN_MODE, bytes([_ADDR_GEN_NONE]))))
+_SETTINGS_IPV6 = nested(
+    _IFLA_AF_SPEC, nested(_AF_INET6, attribute(_IFLA_INET6_ADDR_GEN_MODE, bytes([_ADDR_GEN_NONE])))
+)
 
 
 def _mark(name: str) -> Message:

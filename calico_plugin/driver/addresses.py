@@ -1,8 +1,8 @@
 """What the IPAM calls mean.
 
-An address is given in one commit and taken back in one. Containers' addresses carry the node and the time; a gateway or auxiliary address of
-a network carries a handle and attributes that say so. ReleaseAddress is all that Docker sends for a container that a crash of
-dockerd took away (v1 plugins): the endpoint that still has the address goes with it.
+An address is given in one commit and taken back in one. Containers' addresses carry the node and the time; a gateway
+or auxiliary address of a network carries a handle and attributes that say so. ReleaseAddress is all that Docker sends
+for a container that a crash of dockerd took away (v1 plugins): the endpoint that still has the address goes with it.
 """
 
 from __future__ import annotations
@@ -36,7 +36,8 @@ from calico_plugin.ipam.releasing import Release
 
 log = structlog.get_logger(part="addresses")
 
-# Docker (up to 29) asks again without end when an automatic pool overlaps something on the host: thousands of times a second.
+# Docker (up to 29) asks again without end when an automatic pool overlaps something on the host: thousands of times a
+# second.
 _STORM_CALLS, _STORM_SECONDS = 200, 2.0
 
 
@@ -102,9 +103,14 @@ class Addresses:
                 self._forget(str(address))
 
     def finish_release(self, address: str, since: float, deadline: Deadline) -> None:
-        """Take back what a failed ReleaseAddress at Unix time `since` was about, unless it was given anew after that."""
+        """Take back what a failed ReleaseAddress at Unix time `since` was about, unless it was given anew since."""
         owner = self._known.find(ip_address(address), deadline)
-        if owner is None or not owner.by_driver or owner.node != self._node or self._view.owner_of(address) is not None:
+        if (
+            owner is None
+            or not owner.by_driver
+            or owner.node != self._node
+            or self._view.owner_of(address) is not None
+        ):
             return
         # Times are stored in whole seconds; this node's own clock wrote both.
         if owner.since is not None and owner.since.timestamp() > since:
@@ -148,7 +154,9 @@ class Addresses:
         length = pool.cidr.prefixlen if call.gateway and pool.cidr is not None else address.max_prefixlen
         return f"{address}/{length}"
 
-    def _check_same_use(self, call: RequestAddress, address: IPAddress, error: CalicoError, deadline: Deadline) -> None:
+    def _check_same_use(
+        self, call: RequestAddress, address: IPAddress, error: CalicoError, deadline: Deadline
+    ) -> None:
         """The same network on another host has reserved the same gateway: no conflict. All else is one."""
         owner = self._known.find(address, deadline)
         if owner is None:
@@ -157,7 +165,10 @@ class Addresses:
             return
         where = f" on node {owner.node}" if owner.node else ""
         what = f" ({owner.type})" if owner.type else ""
-        raise Conflict(f"address {address}", hint=f"it is in use{where}{what}: choose another one, or leave the choice to calico-ipam")
+        raise Conflict(
+            f"address {address}",
+            hint=f"it is in use{where}{what}: choose another one, or leave the choice to calico-ipam",
+        )
 
     def _unbind(self, address: str, deadline: Deadline) -> bool:
         """Remove the endpoint that still has the address; False when the endpoint is alive and must keep it."""
@@ -221,6 +232,6 @@ class _Storm:
             if self._calls <= _STORM_CALLS:
                 return
         raise PoolExhausted(
-            f"the automatic IPv6 pool {ip_network(granted.pool)} overlaps an address that this host uses, perhaps a name server: "
-            "name the pool with --subnet"
+            f"the automatic IPv6 pool {ip_network(granted.pool)} overlaps an address that this host uses, "
+            "perhaps a name server: name the pool with --subnet"
         )

@@ -1,7 +1,7 @@
 """What is stored about given addresses: read with who has them, and name those that are no container's.
 
-Docker asks for the addresses of `--aux-address` exactly as for a container's `--ip`; only CreateNetwork tells which they were. Then they
-get a handle and attributes that say what they are, in one commit for the block and the handle.
+Docker asks for the addresses of `--aux-address` exactly as for a container's `--ip`; only CreateNetwork tells which
+they were. Then they get a handle and attributes that say what they are, in one commit for the block and the handle.
 """
 
 from __future__ import annotations
@@ -75,7 +75,9 @@ class Allocations:
                 return
         raise Conflict(f"address {address}", hint="its block keeps changing in etcd; try again")
 
-    def _rename(self, block: Block, ordinal: int, wanted: AllocationAttribute, revision: int, deadline: Deadline) -> bool:
+    def _rename(
+        self, block: Block, ordinal: int, wanted: AllocationAttribute, revision: int, deadline: Deadline
+    ) -> bool:
         freed = arithmetic.release(block, (ordinal,))
         renamed = arithmetic.assign_ordinal(freed, ordinal, wanted)
         assert renamed is not None and wanted.handle_id
@@ -116,7 +118,9 @@ class Allocations:
 
 def attribute(node: str, kind: str, address: IPAddress, name: str) -> AllocationAttribute:
     secondary = {NODE: node, TYPE: kind, TIMESTAMP: now()}
-    return AllocationAttribute(handle_id=handle(kind, address), secondary={**secondary, NAME: name} if name else secondary)
+    return AllocationAttribute(
+        handle_id=handle(kind, address), secondary={**secondary, NAME: name} if name else secondary
+    )
 
 
 def handle(kind: str, address: IPAddress) -> str:

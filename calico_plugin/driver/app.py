@@ -1,8 +1,8 @@
 """The Flask application: blueprints of both drivers, and the only place where an error becomes an answer.
 
-Every failure is status 500 with one line under `Err` (the network side) and `Error` (the IPAM side of some releases); an unknown
-method is 404, which Docker takes as "not offered". A mistake of ours is logged with its traceback and the bug marker, and the user is told
-where to look. Each call logs one line.
+Every failure is status 500 with one line under `Err` (the network side) and `Error` (the IPAM side of some releases);
+an unknown method is 404, which Docker takes as "not offered". A mistake of ours is logged with its traceback and the
+bug marker, and the user is told where to look. Each call logs one line.
 """
 
 from __future__ import annotations
@@ -58,7 +58,9 @@ class _NoSessions(SessionInterface):
 
 
 class PluginApp(Flask):
-    """Flask without what Docker's calls never use: sessions, hooks, signals, host matching. That is a third of its time for a call."""
+    """Flask without what Docker's calls never use: sessions, hooks, signals, host matching. That is a third of its
+    time for a call.
+    """
 
     session_interface = _NoSessions()
 

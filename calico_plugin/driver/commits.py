@@ -1,8 +1,8 @@
 """Writes of endpoints: those that arrive together share one etcd transaction.
 
-The first caller writes at once; who arrives while it is waiting for etcd goes into the next transaction, which the first of them
-carries. A caller alone never waits for company. A shared transaction that does not hold (one key exists already) is repeated one by one,
-so that nobody pays for another's trouble.
+The first caller writes at once; who arrives while it is waiting for etcd goes into the next transaction, which the
+first of them carries. A caller alone never waits for company. A shared transaction that does not hold (one key exists
+already) is repeated one by one, so that nobody pays for another's trouble.
 """
 
 from __future__ import annotations

@@ -1,12 +1,13 @@
 """What CreateEndpoint, Join, Leave and DeleteEndpoint mean.
 
-CreateEndpoint makes the link, then stores the endpoint in one commit: the agent, which hears of it by its watch, finds the link there
-and prepares policy and route while Docker goes on to Join. Join writes nothing to etcd; it waits for the agent's word and
-answers. DeleteEndpoint is one commit; the link goes in the background.
+CreateEndpoint makes the link, then stores the endpoint in one commit: the agent, which hears of it by its watch,
+finds the link there and prepares policy and route while Docker goes on to Join. Join writes nothing to etcd; it waits
+for the agent's word and answers. DeleteEndpoint is one commit; the link goes in the background.
 
-Orders of events that this survives: any call twice; Join after a restart of the driver; Delete before, without or long after Create;
-Docker forgetting an endpoint because a delete failed (the journal remembers it); an address that comes to a new endpoint while the old
-one still stands (the old one is removed in the same commit: IPAM gave the address, so nobody else can own it).
+Orders of events that this survives: any call twice; Join after a restart of the driver; Delete before, without or
+long after Create; Docker forgetting an endpoint because a delete failed (the journal remembers it); an address that
+comes to a new endpoint while the old one still stands (the old one is removed in the same commit: IPAM gave the
+address, so nobody else can own it).
 """
 
 from __future__ import annotations
@@ -132,10 +133,14 @@ class Endpoints:
             self._joined[call.endpoint] = self._clock()
             undo.pop_all()
         routed = self._pool_routes(record, options, versions)
-        return joined(names.temporary_interface(call.endpoint), self._prefix, number, versions, record.internal, options, routed)
+        return joined(
+            names.temporary_interface(call.endpoint), self._prefix, number, versions, record.internal, options, routed
+        )
 
     def leave(self, call: EndpointCall) -> None:
-        """The container no longer needs its hop. The link stays until DeleteEndpoint: Docker still moves it (docker-plugin 2.3)."""
+        """The container no longer needs its hop. The link stays until DeleteEndpoint: Docker still moves it
+        (docker-plugin 2.3).
+        """
         self._hops.give_back(names.host_interface(call.endpoint))
         self._joined.pop(call.endpoint, None)
 
@@ -150,7 +155,8 @@ class Endpoints:
         except (DatastoreError, DeadlineExceeded) as error:
             self._journal.add(ENDPOINT, endpoint)
             raise DatastoreUnavailable(
-                f"endpoint {endpoint[:12]} is gone from this host, and will be deleted from the datastore as soon as it answers: {_etcd(error)}"
+                f"endpoint {endpoint[:12]} is gone from this host, and will be deleted from the datastore "
+                f"as soon as it answers: {_etcd(error)}"
             ) from error
         self._view.removed(key, revision)
         self._journal.remove(ENDPOINT, endpoint)
@@ -173,7 +179,9 @@ class Endpoints:
         self._view.wait_synced(deadline.sooner(0.1))
         shown = f"network {record.name or network[:12]}" if record else f"network {network[:12]}"
         known = "has no name yet" if record else "is not known in the datastore"
-        raise NotFound(shown, f"it {known}; calico-agent on this host, which learns networks from Docker, {self._agent()}")
+        raise NotFound(
+            shown, f"it {known}; calico-agent on this host, which learns networks from Docker, {self._agent()}"
+        )
 
     def _store(self, call: CreateEndpoint, mac: str, record: NetworkRecord, deadline: Deadline) -> str:
         """One commit; the MAC that is stored in the end."""
@@ -225,13 +233,17 @@ class Endpoints:
         except DeadlineExceeded as error:
             raise DatastoreUnavailable(f"endpoint {endpoint[:12]} cannot be read: {_etcd(error)}") from error
         if item is None:
-            raise NotFound(f"endpoint {endpoint[:12]}", "it was deleted, or never created on this host; start the container again")
+            raise NotFound(
+                f"endpoint {endpoint[:12]}",
+                "it was deleted, or never created on this host; start the container again",
+            )
         return codec.decode(WorkloadEndpoint, item.key, item.value)
 
     def _await_agent(self, endpoint: str, deadline: Deadline) -> None:
         if not self._readiness.wait(endpoint, deadline.sooner(READY_SECONDS)):
             raise DeadlineExceeded(
-                f"endpoint {endpoint[:12]} was not made ready in time: calico-agent, which sets up its policy and route, {self._agent()}"
+                f"endpoint {endpoint[:12]} was not made ready in time: "
+                f"calico-agent, which sets up its policy and route, {self._agent()}"
             )
 
     def _agent(self) -> str:
@@ -286,7 +298,9 @@ def joined(
     options: NetworkOptions,
     pool_routes: Sequence[str],
 ) -> Joined:
-    """The answer to Join for hop `number`. Nothing of IPv6 for an endpoint without IPv6 address: Docker 20.10 could not start it."""
+    """The answer to Join for hop `number`. Nothing of IPv6 for an endpoint without IPv6 address: Docker 20.10 could
+    not start it.
+    """
     hop: dict[int, IPv4Address | IPv6Address] = {4: hops.ipv4(number), 6: hops.ipv6(number)}
     default = options.default_route and not internal
     return Joined(
@@ -302,7 +316,9 @@ def joined(
 def _check_same(existing: WorkloadEndpoint, call: CreateEndpoint) -> None:
     wanted = {str(address) for address in call.addresses}
     if set(addresses(existing)) != wanted or (call.mac and call.mac != existing.spec.mac):
-        raise Conflict(f"endpoint {call.endpoint}", existing, "it exists with other addresses or another MAC: delete it first")
+        raise Conflict(
+            f"endpoint {call.endpoint}", existing, "it exists with other addresses or another MAC: delete it first"
+        )
 
 
 def _options(record: NetworkRecord) -> NetworkOptions:

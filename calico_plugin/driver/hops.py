@@ -1,8 +1,10 @@
-"""Next hops: each network of one container gets its own, since one container cannot hold the same route twice (docker-plugin 4.6).
+"""Next hops: each network of one container gets its own, since one container cannot hold the same route twice
+(docker-plugin 4.6).
 
-The first network of a container has the hop 169.254.1.1, the next one 169.254.1.2, and so on; all are answered by proxy ARP on the host end.
-For IPv6 the host end really has the address, fe80::<the IPv4 hop>. Which hop is whose is written into the alias of the host end, where
-it lives exactly as long as the link: a restarted driver reads it from there.
+The first network of a container has the hop 169.254.1.1, the next one 169.254.1.2, and so on; all are answered by
+proxy ARP on the host end. For IPv6 the host end really has the address, fe80::<the IPv4 hop>. Which hop is whose is
+written into the alias of the host end, where it lives exactly as long as the link: a restarted driver reads it from
+there.
 """
 
 from __future__ import annotations

@@ -27,7 +27,8 @@ def ipam_driver(addresses: Addresses) -> Blueprint:
         return wire.answer(PoolID=granted.id, Pool=granted.pool, Data={wire.GATEWAY_DATA: granted.gateway})
 
     def release_pool(body: bytes, deadline: Deadline) -> bytes:
-        # A pool is not ours to give up, and others use it too; addresses that Docker forgot in it are found by the janitor.
+        # A pool is not ours to give up, and others use it too; addresses that Docker forgot in it are found by the
+        # janitor.
         wire.pool_id(body)
         return wire.EMPTY
 

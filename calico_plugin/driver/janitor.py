@@ -2,10 +2,10 @@
 
 * Deletes that failed while etcd was away (the journal), as soon as it answers.
 * Links that the driver's predecessor was killed over: without endpoint, and with no container at their other end.
-* Addresses of this node that no endpoint has: given to a container that was never made (Docker forgets an IPv4 address when the IPv6 one
-  fails), whose release got lost, or reserved for a network whose creation failed. Each is freed only when it was given longer ago than
-  a grace time, is in no endpoint and no network as etcd has them now, and with the sequence number that was seen: an address that was given
-  anew meanwhile keeps its new owner.
+* Addresses of this node that no endpoint has: given to a container that was never made (Docker forgets an IPv4
+  address when the IPv6 one fails), whose release got lost, or reserved for a network whose creation failed. Each is
+  freed only when it was given longer ago than a grace time, is in no endpoint and no network as etcd has them now,
+  and with the sequence number that was seen: an address that was given anew meanwhile keeps its new owner.
 """
 
 from __future__ import annotations
@@ -40,7 +40,9 @@ _PASS_SECONDS = 10.0
 
 @dataclass(frozen=True, slots=True)
 class Pace:
-    """Seconds. `grace`: how old an unused address is before it goes; `everywhere`: how often other hosts' blocks are looked at too."""
+    """Seconds. `grace`: how old an unused address is before it goes; `everywhere`: how often other hosts' blocks are
+    looked at too.
+    """
 
     grace: float = 60.0
     interval: float = 20.0
@@ -79,7 +81,9 @@ class Janitor:
         self._thread.join(5.0)
 
     def remove_orphans(self) -> None:
-        """Of the links that were there when we started; waits for the first complete list of endpoints. Raises DatastoreUnavailable."""
+        """Of the links that were there when we started; waits for the first complete list of endpoints. Raises
+        DatastoreUnavailable.
+        """
         if self._found:
             self._view.wait_synced(Deadline(_PASS_SECONDS))
             kept = {endpoint.spec.interface_name for endpoint in self._view.endpoints()}
@@ -160,7 +164,9 @@ class Janitor:
         )
 
     def _in_use(self, deadline: Deadline) -> set[str]:
-        """Addresses of endpoints and networks, as etcd has them now. What does not parse might hold any: then nothing is freed."""
+        """Addresses of endpoints and networks, as etcd has them now. What does not parse might hold any: then nothing
+        is freed.
+        """
         used: set[str] = set()
         for item in self._kv.list(endpoints_prefix(self._node), deadline).items:
             used.update(addresses(codec.decode(WorkloadEndpoint, item.key, item.value)))
@@ -174,5 +180,7 @@ class Janitor:
         except (Conflict, CorruptValue) as error:
             log.info("left alone", address=str(one.address), error=str(error))
             return False
-        log.warning("freed an address that nothing used", address=str(one.address), since=str(one.since), type=one.type)
+        log.warning(
+            "freed an address that nothing used", address=str(one.address), since=str(one.since), type=one.type
+        )
         return True

@@ -1,7 +1,8 @@
-"""What Docker has already forgotten and etcd has not heard yet: deletes that failed, one small file each, in the lib directory.
+"""What Docker has already forgotten and etcd has not heard yet: deletes that failed, one small file each, in the lib
+directory.
 
-Docker logs a warning and forgets when DeleteEndpoint or ReleaseAddress fails, so nobody would ask again. The files survive a restart of
-the driver and of the host; the janitor works them off as soon as etcd answers.
+Docker logs a warning and forgets when DeleteEndpoint or ReleaseAddress fails, so nobody would ask again. The files
+survive a restart of the driver and of the host; the janitor works them off as soon as etcd answers.
 """
 
 from __future__ import annotations

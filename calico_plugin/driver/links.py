@@ -1,8 +1,8 @@
 """The links of endpoints: made while Docker waits, removed when it no longer does.
 
-Removing a pair takes the kernel 10 to 20 ms however many go at once, and blocks those who make links part of that time. So calls only
-hand over a name, and one thread removes what has gathered. What a killed driver leaves behind is found by the agent's sweep: a link
-without endpoint.
+Removing a pair takes the kernel 10 to 20 ms however many go at once, and blocks those who make links part of that
+time. So calls only hand over a name, and one thread removes what has gathered. What a killed driver leaves behind is
+found by the agent's sweep: a link without endpoint.
 """
 
 from __future__ import annotations
@@ -93,7 +93,9 @@ class Links:
 
 
 class Uplink:
-    """MTU of the host's uplink, asked again every half minute: containers should not exceed it, and it rarely changes."""
+    """MTU of the host's uplink, asked again every half minute: containers should not exceed it, and it rarely
+    changes.
+    """
 
     def __init__(self, ask: Callable[[], int | None], clock: Callable[[], float] = time.monotonic) -> None:
         self._ask, self._clock = ask, clock

@@ -16,8 +16,12 @@ from calico_plugin.driver.networks import Networks
 _CONNECTED, _NEXT_HOP = 1, 0
 
 
-def network_driver(networks: Networks, endpoints: Endpoints, scope: Callable[[], str], after_network: Callable[..., None]) -> Blueprint:
-    """`scope` answers for the caller at the other end of the present connection; `after_network` is told of a new network's call."""
+def network_driver(
+    networks: Networks, endpoints: Endpoints, scope: Callable[[], str], after_network: Callable[..., None]
+) -> Blueprint:
+    """`scope` answers for the caller at the other end of the present connection; `after_network` is told of a new
+    network's call.
+    """
 
     def capabilities(body: bytes, deadline: Deadline) -> bytes:
         # Global connectivity: containers of all hosts reach each other, so a swarm spreads their names too.

@@ -1,7 +1,8 @@
 """What CreateNetwork and DeleteNetwork mean: a record in etcd that every host can rely on.
 
-CreateNetwork arrives on one host only, and never again, so all that it tells is stored. It does not tell the network's name; the agent
-adds that, and the profile made from it. DeleteNetwork takes the record away and, with the last record of a name, its profile.
+CreateNetwork arrives on one host only, and never again, so all that it tells is stored. It does not tell the
+network's name; the agent adds that, and the profile made from it. DeleteNetwork takes the record away and, with the
+last record of a name, its profile.
 """
 
 from __future__ import annotations
@@ -22,7 +23,9 @@ _TRIES = 8
 
 
 class Networks:
-    """`node` is this host's name in the records; with `own_profiles` a profile goes with the last network of its name."""
+    """`node` is this host's name in the records; with `own_profiles` a profile goes with the last network of its
+    name.
+    """
 
     def __init__(self, store: Store, view: View, node: str, own_profiles: bool = True) -> None:
         self._store, self._view, self._node, self._own_profiles = store, view, node, own_profiles
@@ -58,7 +61,9 @@ class Networks:
             if key not in records:
                 return
             item, record = records.pop(key)
-            others = [other.key for other, found in records.values() if record and found and found.name == record.name]
+            others = [
+                other.key for other, found in records.values() if record and found and found.name == record.name
+            ]
             operations = [Delete(key)]
             compares = [Compare(key, item.revision)]
             if record and record.name and record.profile and self._own_profiles and not others:
@@ -77,7 +82,9 @@ class Networks:
     def _renew(self, stored: Stored[NetworkRecord], record: NetworkRecord, deadline: Deadline) -> bool:
         """Bring the stored record up to what Docker says now; False when it was changed or deleted meanwhile."""
         old = stored.value
-        wanted = msgspec.structs.replace(record, name=old.name, profile=old.profile, created_on=old.created_on or record.created_on)
+        wanted = msgspec.structs.replace(
+            record, name=old.name, profile=old.profile, created_on=old.created_on or record.created_on
+        )
         if wanted == old:
             return True
         commit = self._store.networks.change(record.network_id, stored, wanted)

@@ -45,7 +45,9 @@ class Pool:
 
 @dataclass(frozen=True, slots=True)
 class Granted:
-    """Answer to RequestPool: the id, the pool as Docker shall show it, and the gateway that keeps Docker from asking for one."""
+    """Answer to RequestPool: the id, the pool as Docker shall show it, and the gateway that keeps Docker from asking
+    for one.
+    """
 
     id: str
     pool: str
@@ -62,7 +64,9 @@ def parse(pool_id: str, known: Sequence[IPPool]) -> Pool:
     for pool in known:
         if pool.name == pool_id:
             return Pool(pool.spec.version, ip_network(pool.spec.cidr, strict=False))
-    raise NotFound(f"pool {pool_id}", "the network was made with a pool that is gone: remove the network and create it again")
+    raise NotFound(
+        f"pool {pool_id}", "the network was made with a pool that is gone: remove the network and create it again"
+    )
 
 
 def grant(call: RequestPool, known: Sequence[IPPool]) -> Granted:
@@ -77,7 +81,7 @@ def grant(call: RequestPool, known: Sequence[IPPool]) -> Granted:
 
 
 def _parse_ours(pool_id: str) -> Pool:
-    cidr, _, within = pool_id[len(_PREFIX):].partition("@")
+    cidr, _, within = pool_id[len(_PREFIX) :].partition("@")
     try:
         network = ip_network(cidr)
         return Pool(network.version, network, ip_network(within) if within else None)
@@ -86,21 +90,27 @@ def _parse_ours(pool_id: str) -> Pool:
 
 
 def _automatic(call: RequestPool, pools: Sequence[IPPool]) -> Granted:
-    """No `--subnet`. The answer is never a CIDR that Docker could find in use on the host: it would ask again without end.
+    """No `--subnet`. The answer is never a CIDR that Docker could find in use on the host: it would ask again without
+    end.
 
-    0.0.0.0/0 is exempt from that check in every release. ::/0 is not, where the host has an IPv6 name server, hence the real pool.
+    0.0.0.0/0 is exempt from that check in every release. ::/0 is not, where the host has an IPv6 name server, hence
+    the real pool.
     """
     if call.pool_name:
         chosen = [pool for pool in pools if pool.name == call.pool_name]
         if not chosen:
-            raise InvalidInput("--ipam-opt pool", call.pool_name, f"no IPv{call.version} pool has this name; {_list(pools)}")
+            raise InvalidInput(
+                "--ipam-opt pool", call.pool_name, f"no IPv{call.version} pool has this name; {_list(pools)}"
+            )
         granted = Pool(call.version, ip_network(chosen[0].spec.cidr, strict=False)).id
     else:
         chosen, granted = [pool for pool in pools if not pool.spec.disabled], ANY[call.version]
     if call.version == 4:
         return Granted(granted, EVERYWHERE[4], EVERYWHERE[4])
     if not chosen:
-        raise InvalidInput("--ipv6", hint="there is no IPv6 pool: create an IPPool with an IPv6 CIDR first (calicoctl create)")
+        raise InvalidInput(
+            "--ipv6", hint="there is no IPv6 pool: create an IPPool with an IPv6 CIDR first (calicoctl create)"
+        )
     return Granted(granted, chosen[0].spec.cidr, EVERYWHERE[6])
 
 
@@ -112,12 +122,16 @@ def _holder(call: RequestPool, wanted: IPNetwork, pools: Sequence[IPPool]) -> IP
     if not found:
         hint = "is the CIDR of no IP pool"
         if around:
-            hint += f", but lies in {around[0].name}: to use a part of a pool add --ipam-opt {IPAM_OPTION_INSIDE}=true"
+            hint += (
+                f", but lies in {around[0].name}: to use a part of a pool add --ipam-opt {IPAM_OPTION_INSIDE}=true"
+            )
         raise InvalidInput("--subnet", str(wanted), f"{hint}; {_list(pools)}")
     if call.pool_name and call.pool_name not in [pool.name for pool in found]:
         raise InvalidInput("--ipam-opt pool", call.pool_name, f"is not the pool of --subnet {wanted}; {_list(pools)}")
     if found[0].spec.disabled:
-        raise InvalidInput("--subnet", str(wanted), f"its IP pool {found[0].name} is disabled; enable it or use another one")
+        raise InvalidInput(
+            "--subnet", str(wanted), f"its IP pool {found[0].name} is disabled; enable it or use another one"
+        )
     return found[0]
 
 

@@ -1,11 +1,12 @@
 """Waiting until the agent has made an endpoint ready: policy and route in force.
 
-The agent says so by a file per endpoint in `<run dir>/endpoint-status` (Felix's own form; existence means up). One thread watches
-the directory for all waiting calls. The order that loses nothing: watch first, register, then look, then wait; and while waiting look
-again twice a second, for a directory that was removed and made anew.
+The agent says so by a file per endpoint in `<run dir>/endpoint-status` (Felix's own form; existence means up). One
+thread watches the directory for all waiting calls. The order that loses nothing: watch first, register, then look,
+then wait; and while waiting look again twice a second, for a directory that was removed and made anew.
 
-Whether the agent lives is asked of the kernel: the agent holds an exclusive flock on `<run dir>/agent.lock` as long as it runs. The lock
-table is read instead of trying the lock, which could get in the way of an agent that just starts.
+Whether the agent lives is asked of the kernel: the agent holds an exclusive flock on `<run dir>/agent.lock` as long
+as it runs. The lock table is read instead of trying the lock, which could get in the way of an agent that just
+starts.
 """
 
 from __future__ import annotations
@@ -115,7 +116,7 @@ class Readiness:
             while offset + _EVENT.size <= len(data):
                 watch, mask, _, length = _EVENT.unpack_from(data, offset)
                 offset += _EVENT.size
-                name = os.fsdecode(data[offset:offset + length].rstrip(b"\0"))
+                name = os.fsdecode(data[offset : offset + length].rstrip(b"\0"))
                 offset += length
                 if mask & _GONE and watch == self._watch:
                     self._watch = None

@@ -1,10 +1,11 @@
 """Which scope to report to Docker: `global` where its networks live in a cluster store, `local` everywhere else.
 
-Docker 20.10 and older with `--cluster-store` carries a global network to all hosts by itself. Every other Docker keeps networks to
-itself (our agents replicate them), and without a cluster store refuses or misplaces a global one. `auto` can know this without a
-call to Docker, which would dead-lock while Docker waits for our answer: the process at the other end of the unix socket is dockerd
-itself, so its command line and its configuration file say whether it has a cluster store. When that process cannot be seen (another
-pid namespace), the answer is `local`; then `CALICO_LIBNETWORK_SCOPE=global` says otherwise.
+Docker 20.10 and older with `--cluster-store` carries a global network to all hosts by itself. Every other Docker
+keeps networks to itself (our agents replicate them), and without a cluster store refuses or misplaces a global one.
+`auto` can know this without a call to Docker, which would dead-lock while Docker waits for our answer: the process at
+the other end of the unix socket is dockerd itself, so its command line and its configuration file say whether it has
+a cluster store. When that process cannot be seen (another pid namespace), the answer is `local`; then
+`CALICO_LIBNETWORK_SCOPE=global` says otherwise.
 """
 
 from __future__ import annotations

@@ -90,7 +90,9 @@ def build(
         kv.close()
 
     app = create_app(
-        handshake(), network_driver(networks, endpoints, caller_scope, addresses.name_reserved), ipam_driver(addresses)
+        handshake(),
+        network_driver(networks, endpoints, caller_scope, addresses.name_reserved),
+        ipam_driver(addresses),
     )
     log.info("ready", node=node)
     return Services(app, close)

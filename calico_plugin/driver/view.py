@@ -1,9 +1,11 @@
 """What the driver knows without asking: networks, pools, this node and its endpoints, kept current by one watch.
 
-Calls answer from here, so that only what they change costs a round trip. Own writes are entered as soon as etcd has confirmed them,
-and an older event that the watch brings afterwards is not taken for news: a call sees what the one before it did.
+Calls answer from here, so that only what they change costs a round trip. Own writes are entered as soon as etcd has
+confirmed them, and an older event that the watch brings afterwards is not taken for news: a call sees what the one
+before it did.
 
-Also the allocator's ClusterView: whatever it says here is compared in the commit, so that a view that lags never gives a wrong address.
+Also the allocator's ClusterView: whatever it says here is compared in the commit, so that a view that lags never
+gives a wrong address.
 """
 
 from __future__ import annotations
@@ -174,7 +176,7 @@ class View:
     def _enter(self, item: KeyValue) -> None:
         try:
             if item.key.startswith(keys.NETWORKS):
-                self._networks[item.key[len(keys.NETWORKS):]] = codec.decode(NetworkRecord, item.key, item.value)
+                self._networks[item.key[len(keys.NETWORKS) :]] = codec.decode(NetworkRecord, item.key, item.value)
             elif item.key.startswith(self._endpoints_prefix):
                 self._enter_endpoint(codec.decode(WorkloadEndpoint, item.key, item.value))
             else:
@@ -197,7 +199,7 @@ class View:
         if self._known.pop(key, None) is None:
             return
         if key.startswith(keys.NETWORKS):
-            self._networks.pop(key[len(keys.NETWORKS):], None)
+            self._networks.pop(key[len(keys.NETWORKS) :], None)
         elif key.startswith(self._endpoints_prefix):
             self._drop_endpoint(names.split_workload_endpoint(key.rpartition("/")[2])[-1])
         elif self._cluster.pop(key, None) is not None:

@@ -1,15 +1,16 @@
-"""Docker's requests and answers as values: what comes in is parsed and refused here, once; nothing behind this module sees JSON.
+"""Docker's requests and answers as values: what comes in is parsed and refused here, once; nothing behind this module
+sees JSON.
 
-Shapes are those of docker-plugin section 2. Docker leaves members out or sends null where there is nothing, so every member has a
-default; what a call cannot do without is checked by name. A POST without a body is what Docker sends when it repeats a call whose
-first try broke off: it is refused, never taken as defaults.
+Shapes are those of docker-plugin section 2. Docker leaves members out or sends null where there is nothing, so every
+member has a default; what a call cannot do without is checked by name. A POST without a body is what Docker sends
+when it repeats a call whose first try broke off: it is refused, never taken as defaults.
 """
 
 from __future__ import annotations
 
 import re
 from dataclasses import dataclass, field
-from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address, ip_interface, ip_network
+from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_interface, ip_network
 from typing import Any, Mapping, Type, TypeVar
 
 import msgspec
@@ -161,7 +162,7 @@ class RequestAddress:
 
 @dataclass(frozen=True, slots=True)
 class ReleaseAddress:
-    """`address` None: nothing that was ever ours to give (0.0.0.0 and ::, which `network rm` hands back as gateways)."""
+    """`address` None: nothing that was ever ours to give (0.0.0.0 and ::, which `network rm` hands back)."""
 
     pool_id: str
     address: IPAddress | None
@@ -175,7 +176,8 @@ def create_network(body: bytes) -> CreateNetwork:
     for data in (*data4, *data6):
         if data.address_space in _FOREIGN_SPACES:
             raise InvalidInput(
-                "--ipam-driver", hint="network driver calico needs addresses of calico-ipam: add --ipam-driver calico-ipam"
+                "--ipam-driver",
+                hint="network driver calico needs addresses of calico-ipam: add --ipam-driver calico-ipam",
             )
     return CreateNetwork(
         network=_identifier("NetworkID", raw.network_id),
@@ -193,7 +195,9 @@ def network_options(given: Mapping[str, str]) -> NetworkOptions:
     """The meaning of a network's `--opt` values. Raises Unsupported for one that is not known."""
     for name in given:
         if name not in NETWORK_OPTIONS:
-            raise Unsupported(f"--opt {name}", hint=f"is not known to driver calico; known: {', '.join(NETWORK_OPTIONS)}")
+            raise Unsupported(
+                f"--opt {name}", hint=f"is not known to driver calico; known: {', '.join(NETWORK_OPTIONS)}"
+            )
     return NetworkOptions(
         mtu=_mtu(given[OPTION_MTU]) if OPTION_MTU in given else None,
         pool_routes=_truth(f"--opt {OPTION_POOL_ROUTES}", given.get(OPTION_POOL_ROUTES, "false")),
@@ -219,7 +223,10 @@ def create_endpoint(body: bytes) -> CreateEndpoint:
     interface = raw.interface or _Interface()
     addresses = tuple(
         _interface_address(name, value)
-        for name, value in (("Interface.Address", interface.address), ("Interface.AddressIPv6", interface.address_ipv6))
+        for name, value in (
+            ("Interface.Address", interface.address),
+            ("Interface.AddressIPv6", interface.address_ipv6),
+        )
         if value
     )
     if not addresses:
@@ -245,11 +252,15 @@ def request_pool(body: bytes) -> RequestPool:
     options = {str(name): value for name, value in (raw.options or {}).items()}
     for name in options:
         if name not in IPAM_OPTIONS:
-            raise Unsupported(f"--ipam-opt {name}", hint=f"is not known to calico-ipam; known: {', '.join(IPAM_OPTIONS)}")
+            raise Unsupported(
+                f"--ipam-opt {name}", hint=f"is not known to calico-ipam; known: {', '.join(IPAM_OPTIONS)}"
+            )
     pool = _network("--subnet", raw.pool) if raw.pool else None
     inside = _network("--ip-range", raw.sub_pool) if raw.sub_pool else None
     if inside is not None and (pool is None or not _within(inside, pool)):
-        raise InvalidInput("--ip-range", str(inside), "lies in no --subnet of this network; name the --subnet that holds it")
+        raise InvalidInput(
+            "--ip-range", str(inside), "lies in no --subnet of this network; name the --subnet that holds it"
+        )
     return RequestPool(
         space=raw.address_space or "",
         pool=pool,
@@ -293,7 +304,8 @@ def error(text: str) -> bytes:
 def _decode(shape: Type[T], body: bytes) -> T:
     if not body.strip():
         raise InvalidInput(
-            "request body", hint="is empty; Docker sends that when it repeats a call that broke off: try the command again"
+            "request body",
+            hint="is empty; Docker sends that when it repeats a call that broke off: try the command again",
         )
     try:
         decoded: T = _DECODERS[shape].decode(body)

@@ -1,8 +1,8 @@
 """gunicorn's threaded worker, cut down to what Docker's calls need.
 
-Each call is one short request on a connection of its own. Of gunicorn's way of serving it this leaves out: a poll before the first read,
-times and access log of each request, and a second system call for the answer. That halves gunicorn's share of a call.
-Accepting, threads, limits, parsing and the graceful stop are gunicorn's.
+Each call is one short request on a connection of its own. Of gunicorn's way of serving it this leaves out: a poll
+before the first read, times and access log of each request, and a second system call for the answer. That halves
+gunicorn's share of a call. Accepting, threads, limits, parsing and the graceful stop are gunicorn's.
 """
 
 from __future__ import annotations
@@ -20,7 +20,8 @@ class PluginWorker(ThreadWorker):
     """One request a connection."""
 
     def handle(self, conn: TConn) -> bool:
-        # Docker sends its request together with the connection; who does not is left to gunicorn, which frees the thread meanwhile.
+        # Docker sends its request together with the connection; who does not is left to gunicorn, which frees the
+        # thread meanwhile.
         if not conn.data_ready:
             conn.data_ready = _has_data(conn.sock)
         handled: bool = super().handle(conn)

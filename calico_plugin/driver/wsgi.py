@@ -1,9 +1,10 @@
 """Composition root of `calico-driver`: gunicorn on two unix sockets, one worker with many threads.
 
-The sockets are bound before the worker starts, in place of stale ones, so that Docker's first call waits for the worker instead of
-failing. Everything that has threads or connections (datastore client, watch, netlink) is built in the worker, after the fork. One worker,
-because threads share what makes calls cheap: the view, and commits that many callers use together. Connections are not kept
-alive: Docker repeats a request whose connection was closed under it with an empty body (docker-plugin 1.7).
+The sockets are bound before the worker starts, in place of stale ones, so that Docker's first call waits for the
+worker instead of failing. Everything that has threads or connections (datastore client, watch, netlink) is built in
+the worker, after the fork. One worker, because threads share what makes calls cheap: the view, and commits that many
+callers use together. Connections are not kept alive: Docker repeats a request whose connection was closed under it
+with an empty body (docker-plugin 1.7).
 
 Nothing of Flask or gRPC is imported here at the top: the process that only supervises the worker stays small.
 """

@@ -1,7 +1,8 @@
-"""A real calico-driver in a network namespace of its own, on temporary sockets, with a real etcd; only the agent may be a stand-in.
+"""A real calico-driver in a network namespace of its own, on temporary sockets, with a real etcd; only the agent may
+be a stand-in.
 
-The namespace reaches etcd, which listens on the machine's loopback, through a relay in the test process: a socket belongs to the
-namespace in which it was made, whoever uses it.
+The namespace reaches etcd, which listens on the machine's loopback, through a relay in the test process: a socket
+belongs to the namespace in which it was made, whoever uses it.
 """
 
 from __future__ import annotations
@@ -61,7 +62,9 @@ class UnixConnection(http.client.HTTPConnection):
         self.sock.connect(str(self._path))
 
 
-def post(path: Path, method: str, body: bytes, timeout: float = 30.0, headers: dict[str, str] | None = None) -> tuple[int, Any]:
+def post(
+    path: Path, method: str, body: bytes, timeout: float = 30.0, headers: dict[str, str] | None = None
+) -> tuple[int, Any]:
     """One call as dockerd makes it: (status, decoded body)."""
     connection = UnixConnection(path, timeout)
     try:
@@ -79,7 +82,9 @@ def post(path: Path, method: str, body: bytes, timeout: float = 30.0, headers: d
 
 
 class Relay:
-    """Accepts inside a namespace, connects outside of it. `cut` refuses and breaks connections: etcd looks dead from inside."""
+    """Accepts inside a namespace, connects outside of it. `cut` refuses and breaks connections: etcd looks dead from
+    inside.
+    """
 
     def __init__(self, netns: str, target: tuple[str, int]) -> None:
         self._target = target
@@ -129,10 +134,17 @@ class Relay:
 
 
 class StandInAgent:
-    """Does what the driver needs of the agent: names networks, and says of each endpoint that it is ready. `paused` stops the latter."""
+    """Does what the driver needs of the agent: names networks, and says of each endpoint that it is ready. `paused`
+    stops the latter.
+    """
 
     def __init__(self, kv: KV, run_dir: Path, node: str = NODE, name_networks: bool = True) -> None:
-        self._kv, self._directory, self._node, self._name_networks = kv, run_dir / "endpoint-status", node, name_networks
+        self._kv, self._directory, self._node, self._name_networks = (
+            kv,
+            run_dir / "endpoint-status",
+            node,
+            name_networks,
+        )
         self._endpoints = keys.kind_prefix("WorkloadEndpoint", names.NAMESPACE)
         self.paused = False
         self._watch = Watch(kv, (keys.NETWORKS, self._endpoints))
@@ -185,7 +197,9 @@ class StandInAgent:
 class Driver:
     """The process and its files. `start` returns when both sockets answer."""
 
-    def __init__(self, netns: str, base: Path, etcd_url: str, environ: dict[str, str] | None = None, node: str = NODE) -> None:
+    def __init__(
+        self, netns: str, base: Path, etcd_url: str, environ: dict[str, str] | None = None, node: str = NODE
+    ) -> None:
         self.netns, self.base, self.node = netns, base, node
         self.run_dir, self.lib_dir, self.plugin_dir = base / "run", base / "lib", base / "plugins"
         for directory in (self.run_dir, self.lib_dir, self.plugin_dir):
@@ -295,7 +309,10 @@ class Lab:
         return found
 
     def networks(self) -> list[NetworkRecord]:
-        return [codec.decode(NetworkRecord, item.key, item.value) for item in self.kv.list(keys.NETWORKS, Deadline(5)).items]
+        return [
+            codec.decode(NetworkRecord, item.key, item.value)
+            for item in self.kv.list(keys.NETWORKS, Deadline(5)).items
+        ]
 
     def nothing_left(self) -> None:
         """No link, endpoint or address; waits for what goes in the background."""
@@ -305,16 +322,27 @@ class Lab:
 
     def network(self, network: str, **members: Any) -> str:
         """Create a network as Docker does; its PoolID."""
-        granted = self.driver.ok("IpamDriver.RequestPool", AddressSpace="CalicoLocalAddressSpace", Pool="", SubPool="", Options={}, V6=False)
+        granted = self.driver.ok(
+            "IpamDriver.RequestPool",
+            AddressSpace="CalicoLocalAddressSpace",
+            Pool="",
+            SubPool="",
+            Options={},
+            V6=False,
+        )
         data = {"AddressSpace": "CalicoLocalAddressSpace", "Pool": granted["Pool"], "Gateway": "0.0.0.0/0"}
         self.driver.ok("NetworkDriver.CreateNetwork", **create_network(network, IPv4Data=[data], **members))
         return str(granted["PoolID"])
 
-    def start(self, network: str, pool: str, endpoint: str, sandbox: str = "/var/run/docker/netns/0123456789ab") -> dict[str, Any]:
+    def start(
+        self, network: str, pool: str, endpoint: str, sandbox: str = "/var/run/docker/netns/0123456789ab"
+    ) -> dict[str, Any]:
         """What `docker run` causes for one network; the Join answer."""
         address = self.driver.ok("IpamDriver.RequestAddress", PoolID=pool, Address="", Options=None)["Address"]
         self.driver.ok("NetworkDriver.CreateEndpoint", **create_endpoint(network, endpoint, address))
-        joined = self.driver.ok("NetworkDriver.Join", NetworkID=network, EndpointID=endpoint, SandboxKey=sandbox, Options={})
+        joined = self.driver.ok(
+            "NetworkDriver.Join", NetworkID=network, EndpointID=endpoint, SandboxKey=sandbox, Options={}
+        )
         return {"address": address.split("/")[0], **joined}
 
     def stop(self, network: str, pool: str, endpoint: str, address: str) -> None:
@@ -334,13 +362,21 @@ def _address(cidr: str, ordinal: int) -> str:
 
 def create_network(network: str, options: dict[str, str] | None = None, **members: Any) -> dict[str, Any]:
     internal = {"com.docker.network.internal": True} if members.pop("internal", False) else {}
-    generic = {"com.docker.network.generic": options or {}, "com.docker.network.enable_ipv6": bool(members.get("IPv6Data"))}
+    generic = {
+        "com.docker.network.generic": options or {},
+        "com.docker.network.enable_ipv6": bool(members.get("IPv6Data")),
+    }
     return {"NetworkID": network, "Options": {**generic, **internal}, "IPv4Data": [], "IPv6Data": [], **members}
 
 
 def create_endpoint(network: str, endpoint: str, address: str, address6: str = "", mac: str = "") -> dict[str, Any]:
     interface = {"Address": address, "AddressIPv6": address6, "MacAddress": mac}
-    return {"NetworkID": network, "EndpointID": endpoint, "Interface": interface, "Options": {"com.docker.network.portmap": []}}
+    return {
+        "NetworkID": network,
+        "EndpointID": endpoint,
+        "Interface": interface,
+        "Options": {"com.docker.network.portmap": []},
+    }
 
 
 def fill(kv: KV, nodes: Sequence[str] = (NODE,)) -> None:

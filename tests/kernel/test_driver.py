@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import os
-import signal
-import socket
 import threading
 import time
 from ipaddress import ip_address, ip_network
@@ -13,7 +11,6 @@ from typing import Any, Iterator
 
 import pytest
 
-from calico_plugin.datastore.etcd import EtcdKV
 from calico_plugin.deadline import Deadline
 from calico_plugin.model import codec, keys, names
 from calico_plugin.model.docker import NetworkRecord
@@ -78,8 +75,14 @@ def test_handshake(lab: Lab) -> None:
     """Both sockets offer both drivers; scope local, since nobody here has a cluster store."""
     for path in (lab.driver.socket, lab.driver.ipam_socket):
         assert post(path, "Plugin.Activate", b"") == (200, {"Implements": ["NetworkDriver", "IpamDriver"]})
-        assert post(path, "NetworkDriver.GetCapabilities", b"") == (200, {"Scope": "local", "ConnectivityScope": "global"})
-    assert lab.driver.ok("IpamDriver.GetCapabilities") == {"RequiresMACAddress": False, "RequiresRequestReplay": False}
+        assert post(path, "NetworkDriver.GetCapabilities", b"") == (
+            200,
+            {"Scope": "local", "ConnectivityScope": "global"},
+        )
+    assert lab.driver.ok("IpamDriver.GetCapabilities") == {
+        "RequiresMACAddress": False,
+        "RequiresRequestReplay": False,
+    }
     spaces = lab.driver.ok("IpamDriver.GetDefaultAddressSpaces")
     assert spaces == {"LocalDefaultAddressSpace": SPACE, "GlobalDefaultAddressSpace": "CalicoGlobalAddressSpace"}
 
@@ -100,7 +103,8 @@ def test_unknown_methods_are_404(lab: Lab) -> None:
     [
         "NetworkDriver.CreateNetwork", "NetworkDriver.DeleteNetwork", "NetworkDriver.CreateEndpoint",
         "NetworkDriver.DeleteEndpoint", "NetworkDriver.Join", "NetworkDriver.Leave", "NetworkDriver.EndpointOperInfo",
-        "NetworkDriver.ProgramExternalConnectivity", "NetworkDriver.RevokeExternalConnectivity", "IpamDriver.RequestPool",
+        "NetworkDriver.ProgramExternalConnectivity", "NetworkDriver.RevokeExternalConnectivity",
+        "IpamDriver.RequestPool",
         "IpamDriver.ReleasePool", "IpamDriver.RequestAddress", "IpamDriver.ReleaseAddress",
     ],
 )  # fmt: skip
@@ -132,7 +136,9 @@ def test_notices_without_meaning_to_us_are_accepted(lab: Lab) -> None:
 
 
 def test_a_whole_life(lab: Lab, pool: str) -> None:
-    """One /32 address, the endpoint as Calico stores it, a link that is up, Calico's gateway; and everything goes again."""
+    """One /32 address, the endpoint as Calico stores it, a link that is up, Calico's gateway; and everything goes
+    again.
+    """
     joined = lab.start(NET, pool, endpoint(1))
     assert ip_address(joined["address"]) in ip_network(POOL)
     assert joined["InterfaceName"] == {"SrcName": "tmp01010101010", "DstPrefix": "cali"}
@@ -143,7 +149,10 @@ def test_a_whole_life(lab: Lab, pool: str) -> None:
     assert stored.spec.ip_networks == (f"{joined['address']}/32",)
     assert (stored.spec.node, stored.spec.interface_name) == (NODE, "cali01010101010")
     assert stored.spec.profiles == (lab.networks()[0].profile,)
-    assert stored.labels == {"projectcalico.org/namespace": "libnetwork", "projectcalico.org/orchestrator": "libnetwork"}
+    assert stored.labels == {
+        "projectcalico.org/namespace": "libnetwork",
+        "projectcalico.org/orchestrator": "libnetwork",
+    }
     assert lab.links() == {"cali01010101010", "tmp01010101010"}
     ((address, (handle, attributes)),) = lab.addresses().items()
     assert (address, handle, attributes["node"]) == (joined["address"], None, NODE) and "timestamp" in attributes
@@ -179,7 +188,11 @@ def test_the_same_endpoint_from_two_callers_at_once(lab: Lab, pool: str) -> None
     address = lab.driver.ok("IpamDriver.RequestAddress", PoolID=pool, Address="")["Address"]
     answers: list[Any] = []
     threads = [
-        threading.Thread(target=lambda: answers.append(lab.driver.call("NetworkDriver.CreateEndpoint", **create_endpoint(NET, endpoint(3), address))))
+        threading.Thread(
+            target=lambda: answers.append(
+                lab.driver.call("NetworkDriver.CreateEndpoint", **create_endpoint(NET, endpoint(3), address))
+            )
+        )
         for _ in range(6)
     ]
     for thread in threads:
@@ -200,7 +213,9 @@ def test_an_endpoint_that_exists_otherwise_is_refused(lab: Lab, pool: str) -> No
 def test_the_users_mac_is_kept_and_not_repeated(lab: Lab, pool: str) -> None:
     """Docker refuses an answer that repeats what it gave; without a MAC of the user's it gets ours."""
     address = lab.driver.ok("IpamDriver.RequestAddress", PoolID=pool, Address="")["Address"]
-    mine = lab.driver.ok("NetworkDriver.CreateEndpoint", **create_endpoint(NET, endpoint(5), address, mac="02:42:0A:4D:00:02"))
+    mine = lab.driver.ok(
+        "NetworkDriver.CreateEndpoint", **create_endpoint(NET, endpoint(5), address, mac="02:42:0A:4D:00:02")
+    )
     assert mine == {"Interface": {}}
     assert lab.endpoints()[0].spec.mac == "02:42:0a:4d:00:02"
     lab.stop(NET, pool, endpoint(5), address.split("/")[0])
@@ -257,7 +272,9 @@ def test_join_without_agent_fails_in_time_and_says_so(lab: Lab, pool: str) -> No
     address = lab.driver.ok("IpamDriver.RequestAddress", PoolID=pool, Address="")["Address"]
     lab.driver.ok("NetworkDriver.CreateEndpoint", **create_endpoint(NET, endpoint(8), address))
     started = time.monotonic()
-    text = lab.driver.refused("NetworkDriver.Join", NetworkID=NET, EndpointID=endpoint(8), SandboxKey="/netns/x", Options={})
+    text = lab.driver.refused(
+        "NetworkDriver.Join", NetworkID=NET, EndpointID=endpoint(8), SandboxKey="/netns/x", Options={}
+    )
     assert time.monotonic() - started < 20
     assert "calico-agent" in text and "is not running: start calico-node" in text
     lab.driver.ok("NetworkDriver.DeleteEndpoint", NetworkID=NET, EndpointID=endpoint(8))
@@ -270,7 +287,9 @@ def test_join_of_an_unknown_endpoint(lab: Lab, pool: str) -> None:
 
 
 def test_several_networks_of_one_container(lab: Lab, pool: str) -> None:
-    """Each has a hop of its own, since one container cannot hold the same route twice; a hop that is free is used again."""
+    """Each has a hop of its own, since one container cannot hold the same route twice; a hop that is free is used
+    again.
+    """
     second = lab.network(OTHER)
     first, other = lab.start(NET, pool, endpoint(10)), lab.start(OTHER, second, endpoint(11))
     assert (first["Gateway"], other["Gateway"]) == ("169.254.1.1", "169.254.1.2")
@@ -286,15 +305,21 @@ def test_several_networks_of_one_container(lab: Lab, pool: str) -> None:
 def test_both_families(lab: Lab) -> None:
     """An address of each; the IPv6 gateway is an address that the host end really has."""
     granted = [
-        lab.driver.ok("IpamDriver.RequestPool", AddressSpace=SPACE, Pool="", Options={}, V6=v6) for v6 in (False, True)
+        lab.driver.ok("IpamDriver.RequestPool", AddressSpace=SPACE, Pool="", Options={}, V6=v6)
+        for v6 in (False, True)
     ]
     assert [one["Pool"] for one in granted] == ["0.0.0.0/0", POOL6]
-    data = [{"AddressSpace": SPACE, "Pool": one["Pool"], "Gateway": one["Data"]["com.docker.network.gateway"]} for one in granted]
+    data = [
+        {"AddressSpace": SPACE, "Pool": one["Pool"], "Gateway": one["Data"]["com.docker.network.gateway"]}
+        for one in granted
+    ]
     lab.driver.ok("NetworkDriver.CreateNetwork", **create_network(NET, IPv4Data=data[:1], IPv6Data=data[1:]))
     got = [lab.driver.ok("IpamDriver.RequestAddress", PoolID=one["PoolID"], Address="")["Address"] for one in granted]
     assert got[0].endswith("/32") and got[1].endswith("/128")
     lab.driver.ok("NetworkDriver.CreateEndpoint", **create_endpoint(NET, endpoint(13), *got))
-    joined = lab.driver.ok("NetworkDriver.Join", NetworkID=NET, EndpointID=endpoint(13), SandboxKey="/netns/y", Options={})
+    joined = lab.driver.ok(
+        "NetworkDriver.Join", NetworkID=NET, EndpointID=endpoint(13), SandboxKey="/netns/y", Options={}
+    )
     assert joined["GatewayIPv6"] == "fe80::a9fe:101"
     assert {route["Destination"] for route in joined["StaticRoutes"]} == {"169.254.1.1/32", "fe80::a9fe:101/128"}
     shown = os.popen(f"ip -n {lab.netns} -6 addr show dev cali{endpoint(13)[:11]}").read()
@@ -326,7 +351,10 @@ def test_options_of_a_network(lab: Lab) -> None:
     pool = lab.network(NET, options=options)
     assert lab.networks()[0].options == options
     joined = lab.start(NET, pool, endpoint(15))
-    assert joined["Gateway"] == "" and {route["Destination"] for route in joined["StaticRoutes"]} == {"169.254.1.1/32", POOL}
+    assert joined["Gateway"] == "" and {route["Destination"] for route in joined["StaticRoutes"]} == {
+        "169.254.1.1/32",
+        POOL,
+    }
     assert "mtu 1380" in os.popen(f"ip -n {lab.netns} link show tmp{endpoint(15)[:11]}").read()
     lab.stop(NET, pool, endpoint(15), joined["address"])
     lab.driver.ok("NetworkDriver.DeleteNetwork", NetworkID=NET)
@@ -340,7 +368,9 @@ def test_an_unknown_option_is_refused_by_name(lab: Lab) -> None:
 
 
 def test_a_network_without_name_is_waited_for(lab: Lab) -> None:
-    """The second host of a cluster store never hears of the network: its record comes through etcd, named by the other's agent."""
+    """The second host of a cluster store never hears of the network: its record comes through etcd, named by the
+    other's agent.
+    """
     address = lab.driver.ok("IpamDriver.RequestAddress", PoolID="CalicoPoolIPv4", Address="")["Address"]
     record = NetworkRecord(network_id=OTHER, name="web", profile="web", pools4=("0.0.0.0/0",))
     threading.Timer(0.3, lambda: lab.kv.put(keys.network(OTHER), codec.encode(record), Deadline(5))).start()
@@ -376,7 +406,9 @@ def test_a_subnet_is_a_pool_or_refused(lab: Lab) -> None:
 
 
 def test_a_range_is_kept_to(lab: Lab) -> None:
-    granted = lab.driver.ok("IpamDriver.RequestPool", AddressSpace=SPACE, Pool=POOL, SubPool="10.77.8.4/30", Options={}, V6=False)
+    granted = lab.driver.ok(
+        "IpamDriver.RequestPool", AddressSpace=SPACE, Pool=POOL, SubPool="10.77.8.4/30", Options={}, V6=False
+    )
     pool, got = granted["PoolID"], []
     for _ in range(4):
         got.append(lab.driver.ok("IpamDriver.RequestAddress", PoolID=pool, Address="")["Address"].split("/")[0])
@@ -390,7 +422,10 @@ def test_a_range_is_kept_to(lab: Lab) -> None:
 def test_an_address_in_use_is_refused_by_name(lab: Lab) -> None:
     """And free again at once when it is given back."""
     for _ in range(2):
-        assert lab.driver.ok("IpamDriver.RequestAddress", PoolID=f"calico:{POOL}", Address="10.77.9.9")["Address"] == "10.77.9.9/32"
+        assert (
+            lab.driver.ok("IpamDriver.RequestAddress", PoolID=f"calico:{POOL}", Address="10.77.9.9")["Address"]
+            == "10.77.9.9/32"
+        )
         text = lab.driver.refused("IpamDriver.RequestAddress", PoolID=f"calico:{POOL}", Address="10.77.9.9")
         assert "10.77.9.9" in text and "in use" in text and NODE in text
         lab.driver.ok("IpamDriver.ReleaseAddress", PoolID=f"calico:{POOL}", Address="10.77.9.9")
@@ -398,13 +433,20 @@ def test_an_address_in_use_is_refused_by_name(lab: Lab) -> None:
 
 def test_gateway_and_auxiliary_addresses_say_what_they_are(lab: Lab) -> None:
     """Reserved with a handle and attributes; never given to a container; free again after `network rm`."""
-    granted = lab.driver.ok("IpamDriver.RequestPool", AddressSpace=SPACE, Pool=POOL, SubPool="10.77.12.0/30", Options={}, V6=False)
+    granted = lab.driver.ok(
+        "IpamDriver.RequestPool", AddressSpace=SPACE, Pool=POOL, SubPool="10.77.12.0/30", Options={}, V6=False
+    )
     pool = granted["PoolID"]
     gateway = {"RequestAddressType": "com.docker.network.gateway"}
     answer = lab.driver.ok("IpamDriver.RequestAddress", PoolID=pool, Address="10.77.12.1", Options=gateway)
     assert answer["Address"] == "10.77.12.1/16"
     lab.driver.ok("IpamDriver.RequestAddress", PoolID=pool, Address="10.77.12.2", Options=None)
-    data = {"AddressSpace": SPACE, "Pool": POOL, "Gateway": "10.77.12.1/16", "AuxAddresses": {"router": "10.77.12.2/32"}}
+    data = {
+        "AddressSpace": SPACE,
+        "Pool": POOL,
+        "Gateway": "10.77.12.1/16",
+        "AuxAddresses": {"router": "10.77.12.2/32"},
+    }
     for _ in range(2):
         lab.driver.ok("NetworkDriver.CreateNetwork", **create_network(NET, IPv4Data=[data]))
     found = lab.addresses()
@@ -422,7 +464,9 @@ def test_gateway_and_auxiliary_addresses_say_what_they_are(lab: Lab) -> None:
 
 
 def test_dockers_endless_questions_end(lab: Lab) -> None:
-    """A release that finds the automatic IPv6 pool in use asks 2000 times a second: it gets an error, others are not hurt."""
+    """A release that finds the automatic IPv6 pool in use asks 2000 times a second: it gets an error, others are not
+    hurt.
+    """
     text = ""
     for _ in range(400):
         status, answer = lab.driver.call("IpamDriver.RequestPool", AddressSpace=SPACE, Pool="", Options={}, V6=True)

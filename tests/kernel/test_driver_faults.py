@@ -93,7 +93,9 @@ def test_deletes_outlive_the_driver(lab: Lab) -> None:
 
 
 def test_a_start_without_etcd(lab: Lab) -> None:
-    """Docker starts with us: the handshake is answered from memory; what needs etcd says so, and works as soon as it is there."""
+    """Docker starts with us: the handshake is answered from memory; what needs etcd says so, and works as soon as it
+    is there.
+    """
     lab.driver.stop()
     lab.relay.cut()
     lab.driver.start()
@@ -103,7 +105,10 @@ def test_a_start_without_etcd(lab: Lab) -> None:
     in_time(lab, "IpamDriver.RequestPool", AddressSpace="L", Pool="", Options={}, V6=False)
     in_time(lab, "NetworkDriver.CreateEndpoint", **create_endpoint(NET, endpoint(2), "10.77.0.1/32"))
     lab.relay.mend()
-    wait_until(lambda: lab.driver.call("IpamDriver.RequestPool", AddressSpace="L", Pool="", Options={}, V6=False)[0] == 200, "etcd is found")
+    wait_until(
+        lambda: lab.driver.call("IpamDriver.RequestPool", AddressSpace="L", Pool="", Options={}, V6=False)[0] == 200,
+        "etcd is found",
+    )
     lab.nothing_left()
 
 
@@ -149,7 +154,9 @@ def test_a_worker_that_dies_is_replaced(lab: Lab) -> None:
 
 
 def test_sigterm_ends_it_after_the_calls_on_their_way(lab: Lab) -> None:
-    """A Join that waits is answered; then the sockets are gone and the status is 0. A call broken off would be repeated with an empty body."""
+    """A Join that waits is answered; then the sockets are gone and the status is 0. A call broken off would be
+    repeated with an empty body.
+    """
     pool = lab.network(NET)
     lab.agent.paused = True
     address = lab.driver.ok("IpamDriver.RequestAddress", PoolID=pool, Address="")["Address"]

@@ -42,13 +42,18 @@ def inside(netns: str, command: str) -> str:
 
 
 def test_a_pair_is_ready_for_routed_traffic(netns: str, sockets: NetlinkPool) -> None:
-    """Up, proxy ARP at once and without the kernel's delay, no reverse path filter, Calico's MAC, no IPv6 address of its own."""
+    """Up, proxy ARP at once and without the kernel's delay, no reverse path filter, Calico's MAC, no IPv6 address of
+    its own.
+    """
     index = veth.create(sockets, ONE)
     shown = inside(netns, f"ip -d link show {ONE.host}")
     assert f"{index}: " in shown and ",UP" in shown and "mtu 1400" in shown
     assert "ee:ee:ee:ee:ee:ee" in shown and "addrgenmode none" in shown
     conf = "/proc/sys/net/ipv4"
-    assert inside(netns, f"cat {conf}/conf/{ONE.host}/proxy_arp {conf}/conf/{ONE.host}/rp_filter").split() == ["1", "0"]
+    assert inside(netns, f"cat {conf}/conf/{ONE.host}/proxy_arp {conf}/conf/{ONE.host}/rp_filter").split() == [
+        "1",
+        "0",
+    ]
     assert inside(netns, f"cat {conf}/neigh/{ONE.host}/proxy_delay") == "0"
     other = inside(netns, f"ip link show {ONE.container}")
     assert "02:00:00:00:00:11" in other and "mtu 1400" in other and "state DOWN" in other

@@ -30,7 +30,11 @@ def test_the_first_hop_is_calicos() -> None:
 
 def test_a_restarted_driver_reads_them_from_the_links() -> None:
     """The alias of a host end says which hop of which container it is; foreign aliases say nothing."""
-    links = [Link("cali1", 5, True, hops.note(2, "/netns/box")), Link("cali2", 6, True, "uplink of rack 7"), Link("cali3", 7, True)]
+    links = [
+        Link("cali1", 5, True, hops.note(2, "/netns/box")),
+        Link("cali2", 6, True, "uplink of rack 7"),
+        Link("cali3", 7, True),
+    ]
     used = Hops(links)
     assert used.take("/netns/box", "cali8") == 1
     assert used.take("/netns/box", "cali9") == 3

@@ -41,10 +41,16 @@ STORE = "etcd://172.20.62.127:2379"
         (["dockerd"], {"root/etc/docker/daemon.json": "{ broken"}, "local"),
         (["dockerd", "--config-file=/other.json"], {"root/other.json": {"cluster-store": STORE}}, "global"),
         (["dockerd", "--config-file", "mine.json"], {"cwd/mine.json": {"cluster-store": STORE}}, "global"),
-        (["dockerd", "--config-file=/other.json"], {"root/etc/docker/daemon.json": {"cluster-store": STORE}}, "local"),
+        (
+            ["dockerd", "--config-file=/other.json"],
+            {"root/etc/docker/daemon.json": {"cluster-store": STORE}},
+            "local",
+        ),
     ],
 )
-def test_the_cluster_store_decides(tmp_path: Path, arguments: list[str], files: dict[str, object], expected: str) -> None:
+def test_the_cluster_store_decides(
+    tmp_path: Path, arguments: list[str], files: dict[str, object], expected: str
+) -> None:
     """On the command line or in the configuration file that this dockerd reads, seen from its own root."""
     assert scope.of_process(7, process(tmp_path, arguments, files)) == expected
 

@@ -23,7 +23,9 @@ NODE = "rack1-h7"
 
 
 def endpoint(name: str, address: str = "10.9.0.1", node: str = NODE) -> tuple[str, bytes]:
-    value = workload_endpoint(node, CreateEndpoint("net", name, (ip_address(address),), ""), "02:00:00:00:00:01", "web")
+    value = workload_endpoint(
+        node, CreateEndpoint("net", name, (ip_address(address),), ""), "02:00:00:00:00:01", "web"
+    )
     return keys.resource("WorkloadEndpoint", value.name, names.NAMESPACE), codec.encode(value)
 
 

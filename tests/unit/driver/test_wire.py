@@ -134,13 +134,17 @@ def test_an_address_that_no_container_can_have_is_refused(address: str) -> None:
 
 def test_request_pool() -> None:
     """Subnet, range and options; the version follows the subnet."""
-    call = wire.request_pool(body(AddressSpace="L", Pool="10.9.0.0/16", SubPool="10.9.5.0/24", Options={"inside-pool": "true"}, V6=False))
+    call = wire.request_pool(
+        body(AddressSpace="L", Pool="10.9.0.0/16", SubPool="10.9.5.0/24", Options={"inside-pool": "true"}, V6=False)
+    )
     assert (call.pool, call.range) == (ip_network("10.9.0.0/16"), ip_network("10.9.5.0/24"))
     assert (call.version, call.inside) == (4, True)
     assert wire.request_pool(body(AddressSpace="L", Pool="", V6=True, Options=None)).version == 6
 
 
-@pytest.mark.parametrize("pool,inner", [("10.9.0.0/16", "10.8.0.0/24"), ("", "10.9.5.0/24"), ("10.9.0.0/16", "fd00::/64")])
+@pytest.mark.parametrize(
+    "pool,inner", [("10.9.0.0/16", "10.8.0.0/24"), ("", "10.9.5.0/24"), ("10.9.0.0/16", "fd00::/64")]
+)
 def test_a_range_outside_of_its_subnet_is_refused(pool: str, inner: str) -> None:
     with pytest.raises(InvalidInput, match="--ip-range"):
         wire.request_pool(body(Pool=pool, SubPool=inner))
