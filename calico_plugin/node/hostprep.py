@@ -85,5 +85,5 @@ def _raise_conntrack_limit(say: Say, warn: Say) -> None:
     say("Increasing conntrack limit")
     try:
         sysctl.ensure(name, str(CONNTRACK_MAX))
-    except DataplaneError as error:
-        warn(f"The conntrack limit stays at {current}: {error}")
+    except DataplaneError:
+        warn(f"The conntrack limit stays at {current}: it cannot be changed from here")

@@ -17,15 +17,17 @@ from typing import Any, Mapping
 import structlog
 
 from calico_plugin import __version__
-from calico_plugin.config import Settings
+from calico_plugin.config import NONE, Settings
 from calico_plugin.datastore.etcd import connect
 from calico_plugin.datastore.store import Store
 from calico_plugin.errors import CalicoError, DatastoreError
+from calico_plugin.model.names import BIRD_ROUTE_PROTOCOL
 from calico_plugin.node import embedded, ready, startup, supervise
 from calico_plugin.node.interfaces import read_interfaces, source_towards
 from calico_plugin.node.lock import Lock
 from calico_plugin.node.recheck import AddressWatch
 from calico_plugin.node.requirements import check_programs, need_root
+from calico_plugin.node.reset import remove_routes
 from calico_plugin.node.services import parts
 from calico_plugin.node.startup import HostView
 from calico_plugin.node.supervise import Tree
@@ -157,6 +159,8 @@ def start(settings: Settings, environ: dict[str, str], tree: Tree) -> None:
     startup.report_name(settings, environ)
     _prepare(settings, host, wait=settings.node.wait_for_datastore)
     startup.keep_name(settings)
+    if settings.node.backend == NONE and (count := remove_routes(BIRD_ROUTE_PROTOCOL)):
+        log.info(f"Removed {count} routes that BIRD had left: this node is for policy only now")
     tree.start(services)
     wait_until_ready(settings, tree)
 

@@ -56,13 +56,16 @@ def _links(settings: Settings) -> Iterator[str]:
 
 
 def _routes(settings: Settings) -> Iterator[str]:
-    count = 0
-    with iproute() as kernel:
-        for family in (socket.AF_INET, socket.AF_INET6):
-            for protocol in (ROUTE_PROTOCOL, BIRD_ROUTE_PROTOCOL):
-                count += _flush(kernel, family, protocol)
+    count = remove_routes(ROUTE_PROTOCOL, BIRD_ROUTE_PROTOCOL)
     if count:
         yield f"Removed {count} routes of calico-agent and BIRD"
+
+
+def remove_routes(*protocols: int) -> int:
+    """Remove all routes of these protocol numbers, both IP versions; how many. Raises DataplaneError."""
+    with iproute() as kernel:
+        families = (socket.AF_INET, socket.AF_INET6)
+        return sum(_flush(kernel, family, protocol) for family in families for protocol in protocols)
 
 
 def _flush(kernel: Any, family: int, protocol: int) -> int:
