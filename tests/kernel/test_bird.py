@@ -103,7 +103,7 @@ def test_restart_keeps_traffic(fabric: Fabric) -> None:
 
 
 def test_reload_is_quiet_and_a_bad_configuration_is_refused(fabric: Fabric) -> None:
-    """Same text: nothing happens. New block: sessions stay up. Bad text: refused with the place, file and BIRD unchanged."""
+    """Same text: nothing happens. New block: sessions stay up. Bad text: refused with the place, nothing changed."""
     a, b, view = pair(fabric)
     text = bird.render(view, "a").text
     before = {one.name: one.since for one in a.client.protocols() if one.kind == "BGP"}
