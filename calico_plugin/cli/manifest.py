@@ -83,7 +83,7 @@ def problems_error(manifest: Manifest, problems: Sequence[Problem]) -> ManifestE
 
 
 def read(path: str, recursive: bool = False) -> list[Manifest]:
-    """All manifests of a file, a directory (`recursive`: of all below it) or standard input (`-`). Raises InvalidInput."""
+    """All manifests of a file, a directory (`recursive`: all below it) or standard input (`-`). Raises InvalidInput."""
     return [manifest for source, text in _texts(path, recursive) for manifest in parse(text, source)]
 
 

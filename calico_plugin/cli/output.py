@@ -17,7 +17,7 @@ _WITH_VALUE = ("custom-columns", "go-template", "go-template-file")
 
 @dataclass(frozen=True, slots=True)
 class Form:
-    """How `get` prints; `name` is ps, wide, custom-columns, yaml, json or go-template, `value` what followed the `=`."""
+    """How to print; `name` is ps, wide, custom-columns, yaml, json or go-template, `value` what followed the `=`."""
 
     name: str
     value: str = ""

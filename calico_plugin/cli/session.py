@@ -41,7 +41,11 @@ class Session:
     def settings(self) -> DatastoreSettings:
         from calico_plugin.cli import settings
 
-        return settings.load(self.config, os.environ)
+        chosen = settings.load(self.config, os.environ)
+        warning = settings.overruled(chosen, os.environ)
+        if warning:
+            click.echo(warning, err=True)
+        return chosen
 
     @cached_property
     def kv(self) -> KV:

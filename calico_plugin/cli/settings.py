@@ -39,6 +39,15 @@ def load(path: Path | None, environ: Mapping[str, str]) -> DatastoreSettings:
     return from_text(text, str(chosen))
 
 
+def overruled(chosen: DatastoreSettings, environ: Mapping[str, str]) -> str:
+    """A warning when the environment names other endpoints than the file that is used; else nothing."""
+    there = environ.get("CALICO_ETCD_ENDPOINTS") or environ.get("ETCD_ENDPOINTS") or ""
+    endpoints = tuple(part.strip() for part in there.split(",") if part.strip())
+    if not endpoints or endpoints == chosen.endpoints or "environment" in chosen.source:
+        return ""
+    return f"Warning: {chosen.source} is used; ETCD_ENDPOINTS={there} in the environment is not"
+
+
 def from_text(text: str, name: str) -> DatastoreSettings:
     """Settings of a configuration file's text (YAML or JSON)."""
     import yaml

@@ -132,8 +132,13 @@ class ResourceClient:
         return self._of(kind).get(name, deadline, namespace)
 
     def list(self, kind: str, deadline: Deadline, namespace: str = "") -> Values[Any]:
-        """All of a kind, or of one namespace of it; profiles end with the built-in one."""
+        """All of a kind, or of one namespace of it; profiles end with the built-in one.
+
+        Policies that an older release stored under another name have their user's name.
+        """
         values = self._of(kind).list(deadline, namespace)
+        if kind in POLICY_KINDS:
+            return Values(tuple(_named(stored) for stored in values.items), values.revision, values.invalid)
         if kind == "Profile":
             return Values((*values.items, built_in_profile()), values.revision, values.invalid)
         return values
@@ -215,6 +220,15 @@ def _initial_objects() -> Iterator[Resource]:
     yield ClusterInformation(metadata=Metadata(name="default"), spec=spec)
     for name, (order, action) in BUILT_IN_TIERS.items():
         yield Tier(metadata=Metadata(name=name), spec=TierSpec(order=order, default_action=action))
+
+
+def _named(stored: Stored[Any]) -> Stored[Any]:
+    """A stored policy under its user's name."""
+    name = defaults.client_name(stored.value.metadata)
+    if name == stored.value.name:
+        return stored
+    value = replace(stored.value, metadata=replace(stored.value.metadata, name=name))
+    return Stored(stored.key, value, stored.revision, stored.document)
 
 
 def _merged(given: Metadata, stored: Metadata) -> Metadata:

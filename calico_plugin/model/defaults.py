@@ -5,7 +5,7 @@ from __future__ import annotations
 from ipaddress import ip_network
 from typing import Any, Callable, TypeVar
 
-from msgspec import json
+from msgspec import DecodeError, json
 from msgspec.structs import replace
 
 from calico_plugin.model import names
@@ -135,6 +135,15 @@ def _node_status(status: CalicoNodeStatus) -> CalicoNodeStatus:
 def _workload_endpoint(endpoint: WorkloadEndpoint) -> WorkloadEndpoint:
     own = {names.LABEL_NAMESPACE: endpoint.namespace, names.LABEL_ORCHESTRATOR: endpoint.spec.orchestrator}
     return replace(endpoint, metadata=replace(endpoint.metadata, labels=endpoint.labels | own))
+
+
+def client_name(metadata: Metadata) -> str:
+    """A policy's name for its user: releases up to 3.31 stored `web` as `default.web` and noted `web` beside it."""
+    try:
+        noted = json.decode(metadata.annotations.get(NAME_ANNOTATION, "{}"), type=dict[str, Any]).get("name")
+    except DecodeError:
+        noted = None
+    return noted if isinstance(noted, str) and noted else metadata.name
 
 
 def without_own_annotations(metadata: Metadata) -> Metadata:

@@ -49,7 +49,7 @@ class Handle(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class IPAMConfig(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """Value of `/calico/ipam/v2/config`. No `auto_allocate_blocks` in a stored object means false; no key, the DEFAULT."""
+    """Value of `/calico/ipam/v2/config`. Stored without `auto_allocate_blocks` means false; no key, the DEFAULT."""
 
     strict_affinity: bool = False
     auto_allocate_blocks: bool = False

@@ -235,3 +235,17 @@ def test_objects_of_a_newer_tool_can_be_edited(cli: Cli, kv: EtcdKV) -> None:
     assert cli("""patch ippool web-net -p '{"spec": {"disabled": true}}'""")[0] == 0
     after = stored(kv)["spec"]
     assert (after["futureMember"], after["nodeSelector"], after["disabled"]) == (1, "has(a)", True)
+
+
+def test_policies_of_older_releases(cli: Cli, kv: EtcdKV) -> None:
+    """Up to 3.31 `web` was stored as `default.web`: it is listed as `web`, and got by its key's name only."""
+    document = {
+        "kind": "GlobalNetworkPolicy",
+        "apiVersion": "projectcalico.org/v3",
+        "metadata": {"name": "default.web", "annotations": {"projectcalico.org/metadata": '{"name":"web"}'}},
+        "spec": {"selector": "all()"},
+    }
+    kv.put(keys.resource("GlobalNetworkPolicy", "default.web"), json.dumps(document).encode(), Deadline(5))
+    assert cli("get gnp")[1].split() == ["NAME", "TIER", "web", "default"]
+    assert cli("get gnp web")[0] == 1
+    assert cli("get gnp default.web")[0] == 0

@@ -57,3 +57,11 @@ def test_named_file_must_exist(tmp_path: Path) -> None:
     """A file that the user names is not skipped."""
     with pytest.raises(InvalidInput, match="Error reading config file"):
         settings.load(tmp_path / "nope.cfg", {"ETCD_ENDPOINTS": "http://a:2379"})
+
+
+def test_overruled_environment_is_told() -> None:
+    """A file that silently wins over the environment has cost people hours."""
+    chosen = settings.from_text(V3 + "  etcdEndpoints: http://e:2379\n", "the-file")
+    assert "the-file is used" in settings.overruled(chosen, {"ETCD_ENDPOINTS": "http://a:2379"})
+    assert settings.overruled(chosen, {"ETCD_ENDPOINTS": "http://e:2379"}) == ""
+    assert settings.overruled(chosen, {}) == ""
