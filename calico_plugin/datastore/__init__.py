@@ -1,16 +1,10 @@
-"""etcd v3 behind one narrow protocol (`kv.KV`), typed verbs over it (`store`), list-then-watch (`watch`, `cache`)."""
+"""etcd v3 behind one narrow protocol (`kv.KV`), typed verbs over it (`store`), list-then-watch (`watch`, `cache`).
 
-from calico_plugin.datastore.cache import Cache, View
-from calico_plugin.datastore.etcd import connect
-from calico_plugin.datastore.kv import KV
-from calico_plugin.datastore.store import Store
-from calico_plugin.datastore.watch import Watch
+Import from the modules: `etcd.connect`, `store.Store`, `cache.Cache`, `cache.View`, `watch.Watch`. There is no common
+door, since it would cost a short command the import of everything.
+"""
 
-__all__ = [
-    "Cache",
-    "KV",
-    "Store",
-    "View",
-    "Watch",
-    "connect",
-]
+import os
+
+# gRPC writes what goes wrong to standard error too, beside the errors that it raises; it reads this when imported.
+os.environ.setdefault("GRPC_VERBOSITY", "NONE")

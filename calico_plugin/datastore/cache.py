@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import threading
 import time
+from dataclasses import replace
 from typing import Callable, Generic, Iterable, Sequence, TypeVar
 
 import structlog
@@ -173,13 +174,14 @@ class Cache:
         return tuple(changes)
 
     def _on_changes(self, event: Changes) -> tuple[Change, ...]:
+        changes: tuple[Change, ...] = ()
         with self._condition:
             if event.changes:
                 prefix = self._prefix_of(event.changes[0].key)
-                _apply(self._tables[prefix], event.changes)
+                changes = _apply(self._tables[prefix], event.changes)
                 self._versions[prefix] += 1
             self._heard()
-        return event.changes
+        return changes
 
     def _heard(self) -> None:
         if self._error is not None:
@@ -221,12 +223,17 @@ class View(Generic[T]):
         return made[1]
 
 
-def _apply(table: dict[str, KeyValue], changes: Iterable[Change]) -> None:
+def _apply(table: dict[str, KeyValue], changes: Iterable[Change]) -> tuple[Change, ...]:
+    """Change the table; the changes as its readers saw them, since etcd forgets previous values when it compacts."""
+    applied = []
     for change in changes:
         if change.item is None:
-            table.pop(change.key, None)
+            known = table.pop(change.key, None)
         else:
+            known = table.get(change.key)
             table[change.key] = change.item
+        applied.append(change if change.previous == known else replace(change, previous=known))
+    return tuple(applied)
 
 
 def _by_key(item: KeyValue) -> str:

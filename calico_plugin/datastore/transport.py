@@ -8,6 +8,7 @@ of it may have been carried out (`doubtful`), so that writes can look before the
 from __future__ import annotations
 
 import os
+import random
 import threading
 import time
 from dataclasses import dataclass
@@ -161,7 +162,8 @@ class Transport:
         self._login_lock = threading.Lock()
         self._members: tuple[Member, ...] = ()
         self._pid = 0
-        self._current = 0
+        # Hosts with the same list of endpoints must not all use its first.
+        self._current = random.randrange(len(self._endpoints))
         self._token: str | None = None
         self._metadata: Metadata = _HAS_LEADER
         self._closed = False
@@ -226,9 +228,11 @@ class Transport:
 
     def stream_metadata(self, deadline: Deadline) -> Metadata:
         """Metadata for a stream, after logging in if there is a user."""
+        member = self.member()
         try:
-            return self._known_metadata() or self._log_in(self.member(), deadline.check("etcd"))
+            return self._known_metadata() or self._log_in(member, deadline.check("etcd"))
         except grpc.RpcError as error:
+            self.leave(member)
             raise self._error(error.code(), error.details() or "", False) from None
 
     def forget_token(self, metadata: Metadata) -> bool:
@@ -251,8 +255,6 @@ class Transport:
         with self._lock:
             if self._pid == os.getpid() or self._closed:
                 return
-            # What gRPC writes to standard error is also in the error that it raises.
-            os.environ.setdefault("GRPC_VERBOSITY", "NONE")
             # The channels of before a fork belong to the parent: they are dropped here, not closed.
             self._members = tuple(Member(endpoint, self._access) for endpoint in self._endpoints)
             self._pid = os.getpid()

@@ -16,7 +16,7 @@ from tests.etcd_server import etcd_cluster, wait_ready
 
 _FORKING = """
 import os, sys
-from calico_plugin.datastore import connect
+from calico_plugin.datastore.etcd import connect
 from calico_plugin.deadline import Deadline
 client = connect([sys.argv[1]])
 children = []
