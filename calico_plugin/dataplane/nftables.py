@@ -21,6 +21,7 @@ from dataclasses import dataclass, replace
 import msgspec
 
 from calico_plugin.dataplane.libnftables import Runner, Session
+from calico_plugin.dataplane.nfelements import Elements, Link
 from calico_plugin.dataplane.nftscript import TABLE, Script, State, difference, parse, render
 from calico_plugin.errors import DataplaneError
 from calico_plugin.model.desired import Chain, Rule, Ruleset, Verdict
@@ -52,8 +53,9 @@ class Applied:
 class Table:
     """Owner of `table inet calico`."""
 
-    def __init__(self, runner: Runner | None = None) -> None:
+    def __init__(self, runner: Runner | None = None, elements: Elements | None = None) -> None:
         self._runner = runner or Session()
+        self._elements = elements or Link()
         self._state: State | None = None
         self._desired = Ruleset()
 
@@ -91,6 +93,7 @@ class Table:
     def close(self) -> None:
         """Release libnftables; the table stays."""
         self._runner.close()
+        self._elements.close()
 
     def _retry(self, ruleset: Ruleset) -> Applied:
         self._state = self.read()
@@ -132,10 +135,20 @@ class Table:
     def _write(self, script: Script, ruleset: Ruleset, attempts: int) -> Applied:
         if script.commands:
             try:
-                self._runner.run(script.text)
+                self._run(script)
             except DataplaneError:
                 self._state = None
                 raise
         self._state = State.of(ruleset)
-        return Applied(
-            script.sets, script.members, script.chains, script.elements, script.removed, script.names, attempts)
+        return _applied(script, attempts)
+
+    def _run(self, script: Script) -> None:
+        if script.operations:
+            self._elements.run(script.operations)
+        else:
+            self._runner.run(script.text)
+
+
+def _applied(script: Script, attempts: int) -> Applied:
+    return Applied(
+        script.sets, script.members, script.chains, script.elements, script.removed, script.names, attempts)

@@ -15,6 +15,7 @@ from typing import Any, Iterable, Mapping
 
 import msgspec
 
+from calico_plugin.dataplane.nfelements import Operation
 from calico_plugin.model.desired import (
     AddressSet,
     Chain,
@@ -178,7 +179,10 @@ class State:
 
 @dataclass(frozen=True, slots=True)
 class Script:
-    """Commands of one transaction, and how many objects of each sort they touch. No commands: nothing to do."""
+    """Commands of one transaction, and how many objects of each sort they touch. No commands: nothing to do.
+
+    `operations` says the same as `commands` when only elements change, else it is empty.
+    """
 
     commands: tuple[str, ...] = ()
     sets: int = 0
@@ -187,6 +191,7 @@ class Script:
     elements: int = 0
     removed: int = 0
     names: tuple[str, ...] = ()
+    operations: tuple[Operation, ...] = ()
 
     @property
     def text(self) -> str:
@@ -223,9 +228,11 @@ class _Builder:
         self.commands: list[str] = []
         self.count = dict.fromkeys(("sets", "members", "chains", "elements", "removed"), 0)
         self.names: list[str] = []
+        self.operations: list[Operation] = []
 
     def script(self) -> Script:
-        return Script(tuple(self.commands), **self.count, names=tuple(self.names))
+        only = self.operations if len(self.operations) == len(self.commands) else ()
+        return Script(tuple(self.commands), **self.count, names=tuple(self.names), operations=tuple(only))
 
     def touch(self, sort: str, name: str, number: int = 1) -> None:
         self.count[sort] += number
@@ -246,8 +253,10 @@ class _Builder:
             self.members("add", wanted, wanted.members - there.members)
 
     def members(self, verb: str, wanted: AddressSet, members: Iterable[str]) -> None:
-        listed = [_member(wanted.type, text) for text in members]
+        chosen = tuple(members)
+        listed = [_member(wanted.type, text) for text in chosen]
         if listed:
+            self.operations.append(Operation(verb == "add", wanted.name, wanted.type, wanted.interval, chosen))
             self.commands.append(f"{verb} element {TABLE} {wanted.name} {{ {', '.join(sorted(listed))} }}")
             self.touch("members", wanted.name, len(listed))
 
@@ -291,13 +300,16 @@ class _Builder:
             if there is wanted:
                 continue
             old = there.elements if there is not None else {}
-            gone = [key for key in old if old[key] != wanted.elements.get(key)]
-            new = [key for key in wanted.elements if wanted.elements[key] != old.get(key)]
-            self.elements("delete", name, [f'"{key}"' for key in gone])
-            self.elements("add", name, [f'"{key}" : goto {wanted.elements[key]}' for key in new])
+            gone = {key: target for key, target in old.items() if target != wanted.elements.get(key)}
+            new = {key: target for key, target in wanted.elements.items() if target != old.get(key)}
+            self.elements("delete", name, gone)
+            self.elements("add", name, new)
 
-    def elements(self, verb: str, name: str, listed: list[str]) -> None:
-        if listed:
+    def elements(self, verb: str, name: str, changed: Mapping[str, str]) -> None:
+        if changed:
+            listed = [f'"{key}" : goto {target}' for key, target in changed.items()]
+            keys, targets = tuple(changed), tuple(changed.values())
+            self.operations.append(Operation(verb == "add", name, SetType.INTERFACE, False, keys, targets))
             self.commands.append(f"{verb} element {TABLE} {name} {{ {', '.join(sorted(listed))} }}")
             self.touch("elements", name, len(listed))
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 import subprocess
 import uuid
 from typing import Any, Iterator, Mapping
@@ -11,7 +12,7 @@ import pytest
 from calico_plugin.dataplane.libnftables import Session
 from calico_plugin.dataplane.nftables import Table, render
 from calico_plugin.errors import DataplaneError
-from calico_plugin.model.desired import Chain, Field, Match, Rule, Ruleset, Verdict, VerdictMap
+from calico_plugin.model.desired import AddressSet, Chain, Field, Match, Rule, Ruleset, SetType, Verdict, VerdictMap
 from calico_plugin.policy import PolicyEngine
 from tests.kernel.packets import in_namespace
 from tests.unit.policy import worlds
@@ -164,6 +165,40 @@ def test_rendered_text_loads_with_the_nft_program(namespace: str) -> None:
     made = in_namespace(namespace, Table)
     assert not made.apply(ruleset)
     made.close()
+
+
+def random_members(rng: random.Random) -> dict[str, AddressSet]:
+    """Sets of every type, some with neighbouring and with outermost intervals."""
+    four = [f"10.0.{rng.randrange(3)}.{rng.randrange(256)}" for _ in range(rng.randrange(900))]
+    six = [f"fd00::{rng.randrange(4096):x}" for _ in range(rng.randrange(50))]
+    halves = [part for part in ("0.0.0.0/1", "128.0.0.0/2", "192.0.0.0/3", "255.255.255.255") if rng.random() < 0.5]
+    wide = [part for part in ("::/1", "8000::/2", "fd00::/64", "fd00:0:0:1::/64", "fe00::/7") if rng.random() < 0.5]
+    ports = [f"{address} . {rng.choice((6, 17, 132))} . {rng.randrange(1, 65536)}" for address in four[:40]]
+    ports6 = [f"{address} . 6 . {rng.randrange(1, 65536)}" for address in six]
+    interfaces = [f"cali{number}" for number in range(rng.randrange(9))]
+    found = (
+        AddressSet("s4-x", SetType.IPV4, frozenset(four)),
+        AddressSet("s6-x", SetType.IPV6, frozenset(six)),
+        AddressSet("i4-x", SetType.IPV4, frozenset(halves), True),
+        AddressSet("i6-x", SetType.IPV6, frozenset(wide), True),
+        AddressSet("n4-x", SetType.IPV4_PORT, frozenset(ports)),
+        AddressSet("n6-x", SetType.IPV6_PORT, frozenset(ports6)),
+        AddressSet("if-x", SetType.INTERFACE, frozenset(interfaces)),
+        AddressSet("o4-x", SetType.INTERFACE_IPV4, frozenset(f"{name} . 10.0.0.1" for name in interfaces)),
+        AddressSet("o6-x", SetType.INTERFACE_IPV6, frozenset(f"{name} . fd00::1" for name in interfaces)),
+    )
+    return {item.name: item for item in found}
+
+
+def test_elements_over_netlink_are_what_nft_reads(table: Table) -> None:
+    """Random changes of members of every type of set, and of a map: read back through libnftables, nothing differs."""
+    rng = random.Random(3)
+    chains = {name: Chain(name) for name in ("a", "b")}
+    for number in range(40):
+        elements = {f"cali{index}": rng.choice("ab") for index in range(rng.randrange(6))}
+        ruleset = Ruleset(random_members(rng), chains, {"m": VerdictMap("m", elements)})
+        assert table.apply(ruleset).attempts == 1
+        assert table.audit() == (), f"round {number}"
 
 
 def test_closed_session_answers_with_an_error(namespace: str) -> None:
