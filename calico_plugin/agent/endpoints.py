@@ -159,9 +159,12 @@ class Endpoints:
             self._drop_link(known)
         self._links[link.name] = link
         self._names[link.index] = link.name
-        if known is None or (known.index, known.up, known.ipv4) != (link.index, link.up, link.ipv4):
+        moved = known is None or (known.index, known.up) != (link.index, link.up)
+        if known is None or known.index != link.index or not link.settled:
             self._unsettled.add(link.name)
-        self._mark(link.name)
+            moved = True
+        if moved:
+            self._mark(link.name)
 
     def on_link_gone(self, name: str) -> None:
         link = self._links.get(name)

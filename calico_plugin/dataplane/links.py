@@ -57,6 +57,11 @@ class Link:
     carrier: bool
     ipv4: tuple[tuple[str, int], ...] = ()
 
+    @property
+    def settled(self) -> bool:
+        """Whether it is up and has the settings that the kernel tells with it."""
+        return self.up and _WANTED.items() <= dict(self.ipv4).items()
+
 
 def decode(body: bytes, prefix: str) -> Link | None:
     """The link of an event or answer; None when its name does not begin with `prefix`."""
