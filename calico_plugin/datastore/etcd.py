@@ -1,7 +1,8 @@
 """The KV protocol on etcd's v3 API; with `transport`, `etcd_stream`, `etcd_errors`, `encoding` all that knows gRPC.
 
 A write whose answer was lost is sent again only under its compare, and when that compare then fails we look into the
-key's history whether the lost one had been carried out: a caller never reads "conflict" about its own change.
+key's history whether the lost one had been carried out: a caller never reads "conflict" about its own change. A
+transaction that compares other keys than it changes is not sent again; its error says `maybe_applied`.
 """
 
 from __future__ import annotations
@@ -166,7 +167,8 @@ class EtcdKV:
             success=[operation(change) for change in operations],
             failure=[read_operation(compare.key) for compare in compares],
         )
-        answer, doubtful = self._transport.call("txn", request, deadline)
+        repeat = _guards_itself(compares, operations)
+        answer, doubtful = self._transport.call("txn", request, deadline, repeat=repeat)
         if answer.succeeded:
             return Commit(True, answer.header.revision, {})
         if doubtful:
@@ -268,6 +270,18 @@ class EtcdKV:
 
 def _values(keys: Sequence[str], responses: Sequence[Any]) -> dict[str, KeyValue | None]:
     return {key: first(response.response_range.kvs) for key, response in zip(keys, responses)}
+
+
+def _guards_itself(compares: Sequence[Compare], operations: Sequence[Put | Delete]) -> bool:
+    """True when the transaction, once carried out, cannot be carried out again: it changes what it compares."""
+    put = [change.key for change in operations if isinstance(change, Put)]
+    deleted = {change.key for change in operations if isinstance(change, Delete)}
+    return any(
+        any(key.startswith(compare.key) for key in put)
+        if compare.prefix
+        else compare.key in put or (compare.revision > 0 and compare.key in deleted)
+        for compare in compares
+    )
 
 
 def _lost(key: str, revision: int, current: KeyValue | None) -> NotFound | Conflict:

@@ -92,6 +92,16 @@ def test_commit_of_deletes(proxy: FaultyProxy, far: EtcdKV, kv: EtcdKV, soon: So
     assert commit.succeeded and kv.list("/t/", soon()).items == ()
 
 
+def test_commit_that_does_not_guard_itself(proxy: FaultyProxy, far: EtcdKV, kv: EtcdKV, soon: Soon) -> None:
+    """A commit that would hold a second time too is not sent twice: the caller is told that it is in doubt."""
+    base = kv.create("/t/lock", b"1", soon())
+    proxy.answers_to_lose = 1
+    with pytest.raises(DatastoreUnavailable, match="not known") as caught:
+        far.commit((Compare("/t/lock", base),), (Put("/t/a", b"1"),), soon())
+    item = kv.get("/t/a", soon())
+    assert caught.value.maybe_applied and item is not None and item.revision == item.create_revision
+
+
 @pytest.mark.parametrize("guarded", [True, False])
 def test_delete(proxy: FaultyProxy, far: EtcdKV, kv: EtcdKV, soon: Soon, guarded: bool) -> None:
     """A delete whose answer was lost is no NotFound."""
