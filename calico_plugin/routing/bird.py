@@ -23,8 +23,9 @@ import jinja2
 from calico_plugin.model import names
 from calico_plugin.model.keys import ResourceKey
 from calico_plugin.model.resources import BGPFilter, IPPool
-from calico_plugin.model.resources.bgp import BGPConfigurationSpec, BGPFilterRule, PrefixAdvertisement
+from calico_plugin.model.resources.bgp import BGPConfigurationSpec, PrefixAdvertisement
 from calico_plugin.model.snapshot import Snapshot
+from calico_plugin.routing.filters import community, filter_function, rule_lines
 from calico_plugin.routing.sessions import (
     DEFAULT_PORT,
     Matches,
@@ -229,26 +230,10 @@ def _communities(
 
 def _community(item: PrefixAdvertisement, named: dict[str, str]) -> Community:
     network = ip_network(item.cidr, strict=False)
-    values = [tuple(int(part) for part in named.get(one, one).split(":")) for one in item.communities]
-    for value in values:
-        limit = {2: 1 << 16, 3: 1 << 32}.get(len(value), 0)
-        if not limit or any(not 0 <= part < limit for part in value):
-            shown = ":".join(map(str, value))
-            raise ValueError(f"community {shown} is neither a:b (16 bit each) nor a:b:c (32 bit each)")
-    texts = [(len(value), "(" + ",".join(map(str, value)) + ")") for value in values]
-    return Community(
-        str(network),
-        network.version,
-        tuple(text for length, text in texts if length == 2),
-        tuple(text for length, text in texts if length == 3),
-    )
-
-
-def filter_function(name: str, direction: str, version: int) -> str:
-    """BIRD's name of a BGPFilter's function: quoted, at most 64 characters (2.6)."""
-    if len(name) > 45:
-        name = f"{name[:28]}_{hashlib.sha256(name.encode()).hexdigest()[:16].upper()}"
-    return f"'bgp_{name}_{direction}FilterV{version}'"
+    values = [community(named.get(one, one)) for one in item.communities]
+    standard = tuple(text for attribute, text in values if attribute == "bgp_community")
+    large = tuple(text for attribute, text in values if attribute == "bgp_large_community")
+    return Community(str(network), network.version, standard, large)
 
 
 @dataclass(frozen=True, slots=True)
@@ -280,73 +265,6 @@ def _filter_functions(snapshot: Snapshot, planned: Plan, problems: list[str]) ->
             ("import", 6, spec.import_v6),
             ("export", 6, spec.export_v6),
         ):
-            lines = _rules(found, rules, version, problems)
+            lines = rule_lines(found, rules, version, problems)
             functions.append(FilterFunction(filter_function(name, direction, version), lines))
     return tuple(functions)
-
-
-def _rules(owner: BGPFilter, rules: Iterable[BGPFilterRule], version: int, problems: list[str]) -> tuple[str, ...]:
-    lines = []
-    for index, rule in enumerate(rules):
-        try:
-            lines.append(rule_line(rule, version))
-        except ValueError as error:
-            # A rule we cannot express must not let through what it meant to stop.
-            problems.append(f"{owner}: rule {index + 1}: {error}; replaced by reject")
-            lines.append("reject;")
-    return tuple(lines)
-
-
-def rule_line(rule: BGPFilterRule, version: int) -> str:
-    """`if <all matches> then accept;`. Raises ValueError for what cannot be expressed."""
-    action = rule.action.lower()
-    if action not in ("accept", "reject"):
-        raise ValueError(f"action {rule.action!r} is neither Accept nor Reject")
-    conditions = [*_cidr_conditions(rule, version), *_other_conditions(rule)]
-    if not conditions:
-        return f"{action};"
-    return f"if {' && '.join(f'({one})' for one in conditions)} then {action};"
-
-
-def _cidr_conditions(rule: BGPFilterRule, version: int) -> list[str]:
-    if bool(rule.cidr) != bool(rule.match_operator):
-        raise ValueError("cidr and matchOperator go together")
-    if not rule.cidr:
-        if rule.prefix_length is not None:
-            raise ValueError("prefixLength needs a cidr")
-        return []
-    network = ip_network(rule.cidr, strict=False)
-    if network.version != version:
-        raise ValueError(f"cidr {rule.cidr} is not IPv{version}")
-    operator = {"Equal": "=", "NotEqual": "!=", "In": "~", "NotIn": "!~"}.get(rule.match_operator)
-    if operator is None:
-        raise ValueError(f"matchOperator {rule.match_operator!r} is none of Equal, NotEqual, In, NotIn")
-    if operator in ("=", "!="):
-        return [f"net {operator} {network}"]
-    longest = 32 if version == 4 else 128
-    low, high = network.prefixlen, longest
-    if rule.prefix_length is not None:
-        low = max(low, rule.prefix_length.min or 0)
-        high = min(high, longest if rule.prefix_length.max is None else rule.prefix_length.max)
-    if high < low:
-        return ["false"] if operator == "~" else []
-    return [f"net {operator} [ {network}{{{low},{high}}} ]"]
-
-
-def _other_conditions(rule: BGPFilterRule) -> list[str]:
-    if rule.communities or rule.as_path_prefix or rule.priority is not None or rule.operations:
-        raise ValueError("communities, asPathPrefix, priority and operations are not offered here")
-    conditions = []
-    if rule.source:
-        if rule.source != "RemotePeers":
-            raise ValueError(f"source {rule.source!r} is not RemotePeers")
-        conditions.append("defined(source) && source = RTS_BGP")
-    if rule.interface:
-        if not re.fullmatch(r"[-A-Za-z0-9_.*?@]+", rule.interface):
-            raise ValueError(f"interface {rule.interface!r} is no interface pattern")
-        conditions.append(f'defined(ifname) && ifname ~ "{rule.interface}"')
-    if rule.peer_type:
-        if rule.peer_type not in ("eBGP", "iBGP"):
-            raise ValueError(f"peerType {rule.peer_type!r} is neither eBGP nor iBGP")
-        conditions.append("same_as" if rule.peer_type == "iBGP" else "!same_as")
-    return conditions
