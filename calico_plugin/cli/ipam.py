@@ -9,10 +9,14 @@ from msgspec.structs import replace
 
 from calico_plugin.cli import ipam_show
 from calico_plugin.cli.session import Session, common, session_of
-from calico_plugin.errors import CalicoError, InvalidInput, NotFound
+from calico_plugin.errors import CalicoError, InvalidInput
 from calico_plugin.model.resources import WorkloadEndpoint
 
 PERSISTENCE = "Enabled"
+
+
+class NotAssigned(CalicoError):
+    """An address that nobody has."""
 
 
 @click.group()
@@ -74,7 +78,7 @@ def _release_one(session: Session, ip: str, force: bool) -> None:
         raise InvalidInput("--ip", ip, f"{user} still has this address; stop its container, or use --force")
     released = session.allocator.release([ip], session.deadline())
     if not released.addresses:
-        raise NotFound(f"allocation of address {ip}", f"IP address {ip} is not assigned")
+        raise NotAssigned(f"IP address {ip} is not assigned")
     click.echo(f"Successfully released IP address {ip}")
 
 

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, Mapping
 
 import click
+import structlog
 
 from calico_plugin.cli import cascade
 from calico_plugin.cli.session import Session, common, session_of
@@ -22,9 +23,13 @@ from calico_plugin.model import autodetect
 from calico_plugin.model.resources import Metadata, Node
 from calico_plugin.node import checks, detached, diags, embedded, hostprep, report
 from calico_plugin.node import reset as resetting
+from calico_plugin.node import startup
 from calico_plugin.node.addresses import node_addresses
 from calico_plugin.node.detached import Outcome, State
+from calico_plugin.node.interfaces import read_interfaces, source_towards
 from calico_plugin.node.main import STARTED
+from calico_plugin.node.startup import HostView
+from calico_plugin.observe import log as logging
 from calico_plugin.routing.apply import SOCKET_NAME
 from calico_plugin.routing.birdc import BirdClient
 
@@ -95,6 +100,8 @@ def run(context: click.Context, dry_run: bool, init_system: bool, wait: float, *
     Settings that have no option come from the environment: ETCD_ENDPOINTS, CALICO_IPV4POOL_CIDR and others.
     """
     session = session_of(context, given)
+    if not structlog.is_configured():
+        logging.setup("calicoctl", "none")  # calico-node's own log has it all
     if given.pop("node_image"):
         raise InvalidInput("--node-image", hint="calico-node runs as a process of this host here, not as a container")
     changes = _changes(session, given)
@@ -107,6 +114,8 @@ def run(context: click.Context, dry_run: bool, init_system: bool, wait: float, *
     _need_root()
     if not os.environ.get("CALICO_CTL_CONTAINER"):
         hostprep.prepare(settings.lib_dir, click.echo, _warn)
+    if detached.running(settings.run_dir):
+        _check_before_stop(session, settings)
     if (pid := detached.stop(settings.run_dir)) is not None:
         click.echo(f"Ended the calico-node that was running (process {pid or 'gone, its parts were left'})")
     if init_system:
@@ -144,6 +153,16 @@ def _datastore(settings: DatastoreSettings) -> dict[str, str]:
         "CALICO_ETCD_USERNAME": settings.username,
         "CALICO_ETCD_PASSWORD": settings.password,
     }
+
+
+def _check_before_stop(session: Session, settings: Settings) -> None:
+    """A working calico-node is not ended for one that could not start."""
+    if settings.node.wait_for_datastore:
+        return
+    try:
+        startup.preflight(settings, session.store, HostView(read_interfaces(), source_towards))
+    except CalicoError as error:
+        raise NodeError(f"{error}\nThe calico-node that is running was left alone") from error
 
 
 def _check_reachable(settings: Settings) -> None:

@@ -6,6 +6,8 @@ that was used.
 
 from __future__ import annotations
 
+import atexit
+import tempfile
 from pathlib import Path
 from typing import Any, Mapping
 
@@ -24,7 +26,9 @@ _FIELDS = {
     "etcdCertFile": "cert_file",
     "etcdCACertFile": "ca_cert_file",
 }
-_KNOWN = ("datastoreType", "etcdEndpoints", "etcdAuthority", "etcdScheme", *_FIELDS)
+# Certificates that stand in the file itself -> the setting that takes a file.
+_INLINE = {"etcdKey": "key_file", "etcdCert": "cert_file", "etcdCACert": "ca_cert_file"}
+_KNOWN = ("datastoreType", "etcdEndpoints", "etcdAuthority", "etcdScheme", "etcdDiscoverySrv", *_FIELDS, *_INLINE)
 
 
 def load(path: Path | None, environ: Mapping[str, str]) -> DatastoreSettings:
@@ -63,11 +67,21 @@ def from_text(text: str, name: str) -> DatastoreSettings:
     for field in spec:
         if field not in _KNOWN:
             raise InvalidInput(f"{name}: spec.{field}", None, f"unknown field{did_you_mean(str(field), _KNOWN)}")
-    return DatastoreSettings(
-        endpoints=_endpoints(spec),
-        source=name,
-        **{ours: str(spec[theirs]) for theirs, ours in _FIELDS.items() if spec.get(theirs)},
-    )
+    if spec.get("etcdDiscoverySrv"):
+        hint = "is not offered here; write the endpoints into etcdEndpoints"
+        raise InvalidInput(f"{name}: spec.etcdDiscoverySrv", spec["etcdDiscoverySrv"], hint)
+    given = {ours: str(spec[theirs]) for theirs, ours in _FIELDS.items() if spec.get(theirs)}
+    given |= {ours: _as_file(str(spec[theirs])) for theirs, ours in _INLINE.items() if spec.get(theirs)}
+    return DatastoreSettings(endpoints=_endpoints(spec), source=name, **given)
+
+
+def _as_file(text: str) -> str:
+    """A certificate or key of the file as a file of its own, which only this user can read, gone when the program ends."""
+    descriptor, path = tempfile.mkstemp(prefix="calicoctl-", suffix=".pem")
+    atexit.register(Path(path).unlink, missing_ok=True)
+    with open(descriptor, "w", encoding="utf-8") as file:
+        file.write(text)
+    return path
 
 
 def _check_form(document: Mapping[str, Any], name: str) -> None:

@@ -42,6 +42,7 @@ def test_old_form() -> None:
         (V3 + "  etcdEndpoint: x\n", "did you mean etcdEndpoints"),
         ("apiVersion: v2\nkind: X\n", "CalicoAPIConfig"),
         (V3 + "  datastoreType: kubernetes\n", "only etcdv3"),
+        (V3 + "  etcdDiscoverySrv: x.example\n", "etcdEndpoints"),
         ("[", "not valid YAML"),
         ("x", "apiVersion, kind and spec"),
     ],
@@ -65,3 +66,10 @@ def test_overruled_environment_is_told() -> None:
     assert "the-file is used" in settings.overruled(chosen, {"ETCD_ENDPOINTS": "http://a:2379"})
     assert settings.overruled(chosen, {"ETCD_ENDPOINTS": "http://e:2379"}) == ""
     assert settings.overruled(chosen, {}) == ""
+
+
+def test_certificates_inside_the_file() -> None:
+    """They become files that only this user can read."""
+    found = settings.from_text(V3 + "  etcdEndpoints: https://e:2379\n  etcdCACert: |\n    PEM\n", "f")
+    file = Path(found.ca_cert_file)
+    assert file.read_text() == "PEM\n" and file.stat().st_mode & 0o777 == 0o600
