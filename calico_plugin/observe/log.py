@@ -30,7 +30,8 @@ def setup(program: str, level: str = "info", *, json: bool = False, stream: Text
     out = stream or sys.stderr
     structlog.configure(
         processors=_processors(program, json),
-        wrapper_class=structlog.make_filtering_bound_logger(number),
+        # structlog knows no level above "critical", which nothing of ours uses.
+        wrapper_class=structlog.make_filtering_bound_logger(min(number, logging.CRITICAL)),
         logger_factory=structlog.WriteLoggerFactory(out),
         cache_logger_on_first_use=False,
     )
