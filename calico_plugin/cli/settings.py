@@ -76,7 +76,7 @@ def from_text(text: str, name: str) -> DatastoreSettings:
 
 
 def _as_file(text: str) -> str:
-    """A certificate or key of the file as a file of its own, which only this user can read, gone when the program ends."""
+    """A certificate or key as a file of its own, which only this user can read and which goes when the program ends."""
     descriptor, path = tempfile.mkstemp(prefix="calicoctl-", suffix=".pem")
     atexit.register(Path(path).unlink, missing_ok=True)
     with open(descriptor, "w", encoding="utf-8") as file:
