@@ -167,8 +167,14 @@ class EtcdKV:
             success=[operation(change) for change in operations],
             failure=[read_operation(compare.key) for compare in compares],
         )
-        repeat = _guards_itself(compares, operations)
-        answer, doubtful = self._transport.call("txn", request, deadline, repeat=repeat)
+        repeat = not operations or _guards_itself(compares, operations)
+        try:
+            answer, doubtful = self._transport.call("txn", request, deadline, repeat=repeat)
+        except DatastoreUnavailable as error:
+            blind_deletes = not compares and all(isinstance(change, Delete) for change in operations)
+            if not (error.maybe_applied and blind_deletes) or deadline.expired():
+                raise
+            return self._delete_rest([change.key for change in operations], deadline)
         if answer.succeeded:
             return Commit(True, answer.header.revision, {})
         if doubtful:
@@ -232,6 +238,15 @@ class EtcdKV:
         if not answer.prev_kvs:
             raise NotFound(key)
         return key_value(answer.prev_kvs[0])
+
+    def _delete_rest(self, keys: Sequence[str], deadline: Deadline) -> Commit:
+        """Finish blind deletes that may have been carried out: what is still there goes at the revision it has."""
+        while True:
+            found = self.get_many(keys, deadline)
+            compares = [Compare(key, item.revision if item else 0) for key, item in found.items()]
+            commit = self.commit(compares, [Delete(key) for key, item in found.items() if item], deadline)
+            if commit.succeeded:
+                return commit
 
     def _at_revision(self, key: str, revision: int, deadline: Deadline) -> KeyValue | None:
         """The key as it was at a revision; None also when that is compacted."""

@@ -92,6 +92,25 @@ def test_commit_of_deletes(proxy: FaultyProxy, far: EtcdKV, kv: EtcdKV, soon: So
     assert commit.succeeded and kv.list("/t/", soon()).items == ()
 
 
+def test_commit_of_blind_deletes(proxy: FaultyProxy, far: EtcdKV, kv: EtcdKV, soon: Soon) -> None:
+    """Deletes without a compare end in success whether or not the lost try had been carried out."""
+    for key in ("/t/a", "/t/b"):
+        kv.create(key, b"1", soon())
+    proxy.answers_to_lose = 1
+    assert far.commit((), (Delete("/t/a"), Delete("/t/b")), soon()).succeeded
+    assert proxy.lost == 1 and kv.list("/t/", soon()).items == ()
+
+
+def test_commit_that_only_compares(proxy: FaultyProxy, far: EtcdKV, kv: EtcdKV, soon: Soon) -> None:
+    """A question whether all is as it was read is asked again."""
+    base = kv.create("/t/a", b"1", soon())
+    proxy.answers_to_lose = 1
+    assert far.commit((Compare("/t/a", base), Compare("/t/b", 0)), (), soon()).succeeded
+    proxy.answers_to_lose = 1
+    commit = far.commit((Compare("/t/a", base + 1),), (), soon())
+    assert not commit.succeeded and commit.current["/t/a"] is not None
+
+
 def test_commit_that_does_not_guard_itself(proxy: FaultyProxy, far: EtcdKV, kv: EtcdKV, soon: Soon) -> None:
     """A commit that would hold a second time too is not sent twice: the caller is told that it is in doubt."""
     base = kv.create("/t/lock", b"1", soon())
