@@ -58,8 +58,8 @@ class Mark:
 
 @dataclass(slots=True)
 class Turn:
-    """`stale_inputs` is set by a commit that failed because pools, reservations, configuration or nodes were not as
-    the view said.
+    """After a commit that failed, `stale_inputs` says that pools, reservations, configuration or nodes were not as the
+    view said, and `contended` which blocks, affinities and handles were not as the ledger said.
     """
 
     kv: KV
@@ -69,6 +69,7 @@ class Turn:
     deadline: Deadline
     now: datetime
     stale_inputs: bool = False
+    contended: list[str] = field(default_factory=list)
     _reads: dict[str, Entry] = field(default_factory=dict)
     _fetched: set[str] = field(default_factory=set)
     _writes: dict[str, Stored | None] = field(default_factory=dict)
@@ -272,7 +273,6 @@ class Turn:
     def _learn(self, outcome: Commit) -> None:
         # Blocks that were to be claimed are still there for the next turn.
         self.ledger.full.clear()
-        explained = False
         for compare in self._compares.values():
             if compare.prefix:
                 continue
@@ -280,11 +280,11 @@ class Turn:
             differs = (current.revision if current else 0) != compare.revision
             if compare.key.startswith(keys.IPAM) and compare.key != keys.IPAM_CONFIG:
                 self.ledger.learn(compare.key, current)
-                explained = explained or differs
+                self.contended += [compare.key] if differs else []
             elif differs:
                 self.stale_inputs = True
         # Only the compare over the list of reservations can have failed unseen.
-        self.stale_inputs = self.stale_inputs or not explained
+        self.stale_inputs = self.stale_inputs or not self.contended
 
 
 def _numbered(block: Block, before: Any) -> Block:

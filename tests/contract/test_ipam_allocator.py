@@ -198,6 +198,8 @@ class TestRoundTrips:
         cidrs = [f"10.60.{n // 4}.{n % 4 * 64}/26" for n in range(1000)]
         for start in range(0, 1000, 100):
             cluster.commit([], [Put(keys.block(cidr), b"{}") for cidr in cidrs[start:start + 100]], soon())
+        while "big" not in [pool.name for pool in view.inputs(soon()).pools]:
+            threading.Event().wait(0.005)
         counting = Counting(cluster)
         allocator = Allocator(counting, selects, view, start=first)  # type: ignore[arg-type]
         for number in range(5):

@@ -8,6 +8,7 @@ import json
 import multiprocessing
 import random
 import threading
+import traceback
 from collections import Counter
 from typing import Any
 
@@ -82,7 +83,7 @@ def take_all(endpoint: str, host: str, start: Any, results: Any) -> None:
                     deadline=Deadline(50),
                 )
             except Exception as error:
-                errors.append(repr(error))
+                errors.append("".join(traceback.format_exception(error)))
                 return
             given.extend((str(address.ip), handle) for address in assigned.addresses)
             if assigned.shortfall is not None:
@@ -120,7 +121,7 @@ def churn(endpoint: str, host: str, start: Any, results: Any) -> None:
             except PoolExhausted:
                 continue
             except Exception as error:
-                errors.append(repr(error))
+                errors.append("".join(traceback.format_exception(error)))
         given.extend((address, handle) for handle, addresses in held for address in addresses)
 
     start.wait()
