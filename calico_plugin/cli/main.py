@@ -40,7 +40,7 @@ COMMANDS: dict[str, Lazy] = {
     "patch": Lazy("calico_plugin.cli.patch:patch", "Change some members of an object."),
     "validate": Lazy("calico_plugin.cli.verbs:validate", "Check files without a datastore."),
     "ipam": Lazy("calico_plugin.cli.ipam:ipam", "Addresses: show, check, release, configure."),
-    "node": Lazy("calico_plugin.cli.node:node", "This host: run, status, diagnostics."),
+    "node": Lazy("calico_plugin.cli.node:node", "This host: run, status, stop, reset."),
     "datastore": Lazy("calico_plugin.cli.datastore:datastore", "The datastore: purge, lock, unlock."),
     "version": Lazy("calico_plugin.cli.version:version", "Show the versions of this program and of the cluster."),
 }
