@@ -32,7 +32,8 @@ def look(machine: Machine) -> HostState:
 
     return HostState(
         links=frozenset(entry["ifname"] for entry in json.loads(machine.run("ip", "-j", "link").stdout)),
-        routes=lines("ip route show table all; ip -6 route show"),
+        # Those of proto kernel come and go with links and addresses, by themselves.
+        routes=lines("{ ip route show table all; ip -6 route show table all; } | grep -v 'proto kernel'"),
         rules=lines("ip rule; ip -6 rule"),
         firewall=lines("iptables-save | grep -v '^#'; nft list tables; nft list table inet calico"),
         processes=frozenset(one.text for one in machine.processes() if not one.argv[0].startswith("nsenter")),
