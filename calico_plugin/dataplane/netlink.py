@@ -30,7 +30,7 @@ from calico_plugin.errors import DataplaneError
 T = TypeVar("T")
 
 # linux/netlink.h, linux/rtnetlink.h
-NLM_F_REQUEST, NLM_F_ACK, NLM_F_DUMP_INTR = 0x1, 0x4, 0x10
+NLM_F_REQUEST, NLM_F_ACK, NLM_F_ECHO, NLM_F_DUMP_INTR = 0x1, 0x4, 0x8, 0x10
 NLM_F_EXCL, NLM_F_CREATE, NLM_F_REPLACE, NLM_F_DUMP, NLM_F_ACK_TLVS = 0x200, 0x400, 0x100, 0x300, 0x200
 NLMSG_ERROR, NLMSG_DONE = 0x2, 0x3
 RTM_NEWLINK, RTM_DELLINK, RTM_GETLINK, RTM_SETLINK = 16, 17, 18, 19

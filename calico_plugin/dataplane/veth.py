@@ -31,11 +31,11 @@ _NEIGHBOUR_TABLE = struct.Struct("=B3x")
 _ROUTE = struct.Struct("=BBBBBBBBI")
 _IFF_UP, _IFF_RUNNING = 0x1, 0x40
 # linux/if_link.h
-_IFLA_ADDRESS, _IFLA_IFNAME, _IFLA_MTU, _IFLA_LINKINFO, _IFLA_IFALIAS = 1, 3, 4, 18, 20
+_IFLA_ADDRESS, _IFLA_IFNAME, _IFLA_MTU, _IFLA_LINKINFO = 1, 3, 4, 18
 _IFLA_AF_SPEC, _IFLA_GROUP, _IFLA_EXT_MASK = 26, 27, 29
 _IFLA_INFO_KIND, _IFLA_INFO_DATA, _VETH_INFO_PEER = 1, 2, 1
 _IFLA_INET_CONF, _IFLA_INET6_ADDR_GEN_MODE, _ADDR_GEN_NONE = 1, 8, 1
-_DEVCONF_PROXY_ARP, _DEVCONF_RP_FILTER = 3, 8
+_DEVCONF_FORWARDING, _DEVCONF_PROXY_ARP, _DEVCONF_RP_FILTER = 1, 3, 8
 _NDTA_NAME, _NDTA_PARMS, _NDTPA_IFINDEX, _NDTPA_PROXY_DELAY = 1, 6, 1, 13
 _RTEXT_FILTER_SKIP_STATS = 1 << 3
 _AF_INET, _AF_INET6 = 2, 10
@@ -70,12 +70,11 @@ class Veth:
 
 @dataclass(frozen=True, slots=True)
 class Link:
-    """A host end as the kernel has it. `running`: both ends are up. `note` is its alias."""
+    """A host end as the kernel has it. `running`: both ends are up."""
 
     name: str
     index: int
     running: bool
-    note: str = ""
 
 
 def create(sockets: Sockets, veth: Veth) -> int:
@@ -85,13 +84,10 @@ def create(sockets: Sockets, veth: Veth) -> int:
     removed again.
     """
     what = f"link {veth.host} cannot be made"
-    made = sockets.execute(
-        Message(netlink.RTM_NEWLINK, netlink.NLM_F_CREATE | netlink.NLM_F_EXCL, _pair(veth), what),
-        Message(
-            netlink.RTM_GETLINK, 0, _LINK.pack(0, 0, 0, 0, 0) + text(_IFLA_IFNAME, veth.host) + _NO_STATISTICS, what
-        ),
-    )
-    index: int = _LINK.unpack_from(made[1].objects[0])[2]
+    flags = netlink.NLM_F_CREATE | netlink.NLM_F_EXCL | netlink.NLM_F_ECHO
+    (made,) = sockets.execute(Message(netlink.RTM_NEWLINK, flags, _pair(veth), what))
+    # Linux 6.2 and later tell what they made; older ones have to be asked.
+    index = _index(made.objects) or _index(sockets.execute(_by_name(veth.host, what))[0].objects)
     try:
         _set_up(sockets, veth.host, index)
     except DataplaneError:
@@ -118,9 +114,7 @@ def ensure(sockets: Sockets, veth: Veth) -> int:
 
 def find(sockets: Sockets, name: str) -> Link | None:
     """The link of that name, or None."""
-    ask = Message(
-        netlink.RTM_GETLINK, 0, _LINK.pack(0, 0, 0, 0, 0) + text(_IFLA_IFNAME, name) + _NO_STATISTICS, f"link {name}"
-    )
+    ask = _by_name(name, f"link {name}")
     (reply,) = sockets.send([ask])
     if reply.errno == errno.ENODEV:
         return None
@@ -129,24 +123,18 @@ def find(sockets: Sockets, name: str) -> Link | None:
     return _link(reply.objects[0])
 
 
+def _by_name(name: str, what: str) -> Message:
+    return Message(netlink.RTM_GETLINK, 0, _LINK.pack(0, 0, 0, 0, 0) + text(_IFLA_IFNAME, name) + _NO_STATISTICS, what)
+
+
+def _index(objects: Sequence[bytes]) -> int:
+    return int(_LINK.unpack_from(objects[0])[2]) if objects else 0
+
+
 def ours(sockets: Sockets, prefix: str = INTERFACE_PREFIX) -> list[Link]:
     """All host ends, by their name's prefix."""
     ask = Message(netlink.RTM_GETLINK, 0, _LINK.pack(0, 0, 0, 0, 0) + _NO_STATISTICS, "links cannot be listed")
     return [link for link in map(_link, sockets.dump(ask)) if link.name.startswith(prefix)]
-
-
-def annotate(sockets: Sockets, name: str, note: str) -> bool:
-    """Write the alias of a link, where it lives as long as the link does; False when there is no such link."""
-    message = Message(
-        netlink.RTM_SETLINK,
-        0,
-        _LINK.pack(0, 0, 0, 0, 0) + text(_IFLA_IFNAME, name) + attribute(_IFLA_IFALIAS, note.encode()),
-        f"link {name} cannot be annotated",
-    )
-    (reply,) = sockets.send([message])
-    if reply.errno not in (0, errno.ENODEV):
-        raise netlink.refusal(message.what, reply.errno, reply.explanation)
-    return not reply.errno
 
 
 def add_link_local(sockets: Sockets, name: str, address: IPv6Address) -> None:
@@ -248,30 +236,32 @@ def _mac(address: str) -> bytes:
 
 def _set_up(sockets: Sockets, name: str, index: int) -> None:
     what = f"link {name} cannot be set up"
-    settings = (
-        Message(netlink.RTM_SETLINK, 0, _LINK.pack(0, 0, index, _IFF_UP, _IFF_UP) + _SETTINGS_IPV4, what),
-        Message(
-            netlink.RTM_SETNEIGHTBL,
-            netlink.NLM_F_REPLACE,
-            _NEIGHBOUR_TABLE.pack(_AF_INET)
-            + text(_NDTA_NAME, "arp_cache")
-            + nested(_NDTA_PARMS, u32(_NDTPA_IFINDEX, index), attribute(_NDTPA_PROXY_DELAY, struct.pack("=Q", 0))),
-            what,
-        ),
-        # Last, and allowed to fail: a kernel without IPv6 knows no such setting.
-        Message(netlink.RTM_SETLINK, 0, _LINK.pack(0, 0, index, 0, 0) + _SETTINGS_IPV6, what),
-    )
-    for reply in sockets.send(settings)[:2]:
+    both, delay = sockets.send((_settings(index, _SETTINGS, what), _no_proxy_delay(index, what)))
+    if both.errno == errno.EAFNOSUPPORT:
+        # A kernel without IPv6 refuses the whole message.
+        (both,) = sockets.send((_settings(index, _SETTINGS_IPV4, what),))
+    for reply in (both, delay):
         if reply.errno:
             raise netlink.refusal(what, reply.errno, reply.explanation)
 
 
-_SETTINGS_IPV4 = nested(
-    _IFLA_AF_SPEC, nested(_AF_INET, nested(_IFLA_INET_CONF, u32(_DEVCONF_PROXY_ARP, 1), u32(_DEVCONF_RP_FILTER, 0)))
+def _settings(index: int, settings: bytes, what: str) -> Message:
+    return Message(netlink.RTM_SETLINK, 0, _LINK.pack(0, 0, index, _IFF_UP, _IFF_UP) + settings, what)
+
+
+def _no_proxy_delay(index: int, what: str) -> Message:
+    parameters = nested(_NDTA_PARMS, u32(_NDTPA_IFINDEX, index), attribute(_NDTPA_PROXY_DELAY, struct.pack("=Q", 0)))
+    body = _NEIGHBOUR_TABLE.pack(_AF_INET) + text(_NDTA_NAME, "arp_cache") + parameters
+    return Message(netlink.RTM_SETNEIGHTBL, netlink.NLM_F_REPLACE, body, what)
+
+
+_IPV4 = nested(
+    _AF_INET,
+    nested(_IFLA_INET_CONF, u32(_DEVCONF_FORWARDING, 1), u32(_DEVCONF_PROXY_ARP, 1), u32(_DEVCONF_RP_FILTER, 0)),
 )
-_SETTINGS_IPV6 = nested(
-    _IFLA_AF_SPEC, nested(_AF_INET6, attribute(_IFLA_INET6_ADDR_GEN_MODE, bytes([_ADDR_GEN_NONE])))
-)
+_IPV6 = nested(_AF_INET6, attribute(_IFLA_INET6_ADDR_GEN_MODE, bytes([_ADDR_GEN_NONE])))
+_SETTINGS_IPV4 = nested(_IFLA_AF_SPEC, _IPV4)
+_SETTINGS = nested(_IFLA_AF_SPEC, _IPV4, _IPV6)
 
 
 def _mark(name: str) -> Message:
@@ -286,5 +276,4 @@ def _link(data: bytes) -> Link:
         name=found.get(_IFLA_IFNAME, b"").rstrip(b"\0").decode(),
         index=index,
         running=bool(flags & _IFF_RUNNING),
-        note=found.get(_IFLA_IFALIAS, b"").rstrip(b"\0").decode(errors="replace"),
     )

@@ -56,6 +56,7 @@ DATASTORE_SECONDS = 8.0
 DELETE_SECONDS, DELETE_SECONDS_AWAY = 4.0, 0.7
 NETWORK_SECONDS = 12.0
 READY_SECONDS = 15.0
+LINK_SECONDS = 0.7
 # Shorter than any crash and restart of dockerd.
 JUST_JOINED_SECONDS = 1.5
 
@@ -123,13 +124,10 @@ class Endpoints:
                 undo.callback(self._hops.give_back, link)
             undo.callback(self._joined.pop, call.endpoint, None)
             self._joined[call.endpoint] = float("inf")
-            if not veth.annotate(self._sockets, link, hops.note(number, sandbox)):
-                self._links.ensure(call.endpoint, endpoint.spec.mac, options.mtu)
-                veth.annotate(self._sockets, link, hops.note(number, sandbox))
             versions: set[int] = {ip_address(address).version for address in addresses(endpoint)}
             if 6 in versions:
                 veth.add_link_local(self._sockets, link, hops.ipv6(number))
-            self._await_agent(call.endpoint, deadline)
+            self._await_agent(endpoint, options, deadline)
             self._joined[call.endpoint] = self._clock()
             undo.pop_all()
         routed = self._pool_routes(record, options, versions)
@@ -239,10 +237,15 @@ class Endpoints:
             )
         return codec.decode(WorkloadEndpoint, item.key, item.value)
 
-    def _await_agent(self, endpoint: str, deadline: Deadline) -> None:
-        if not self._readiness.wait(endpoint, deadline.sooner(READY_SECONDS)):
+    def _await_agent(self, endpoint: WorkloadEndpoint, options: NetworkOptions, deadline: Deadline) -> None:
+        name, until = endpoint.spec.endpoint, deadline.sooner(READY_SECONDS)
+        if self._readiness.wait(name, until.sooner(LINK_SECONDS)):
+            return
+        # Unusually long: perhaps the agent waits for a link that somebody has removed.
+        self._links.ensure(name, endpoint.spec.mac, options.mtu)
+        if not self._readiness.wait(name, until):
             raise DeadlineExceeded(
-                f"endpoint {endpoint[:12]} was not made ready in time: "
+                f"endpoint {name[:12]} was not made ready in time: "
                 f"calico-agent, which sets up its policy and route, {self._agent()}"
             )
 

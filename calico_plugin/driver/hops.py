@@ -1,40 +1,45 @@
-"""Next hops: each network of one container gets its own, since one container cannot hold the same route twice
-(docker-plugin 4.6).
+"""Next hops: each network of one container gets its own, since one container cannot hold the same route twice.
 
-The first network of a container has the hop 169.254.1.1, the next one 169.254.1.2, and so on; all are answered by
-proxy ARP on the host end. For IPv6 the host end really has the address, fe80::<the IPv4 hop>. Which hop is whose is
-written into the alias of the host end, where it lives exactly as long as the link: a restarted driver reads it from
-there.
+The first network of a container has the hop 169.254.1.1, the next one 169.254.1.2, and so on (docker-plugin 4.6); all
+are answered by proxy ARP on the host end. For IPv6 the host end really has the address, fe80::<the IPv4 hop>. Which
+hop is whose is kept in a small file per link in the run directory, for a restarted driver; it does not outlive a
+reboot, nor do containers. (The alias of the link would be the nicer place, but each change of a link waits for the
+kernel's link lock.)
 """
 
 from __future__ import annotations
 
 import threading
 from ipaddress import IPv4Address, IPv6Address
-from typing import Iterable
+from pathlib import Path
+from typing import Collection
 
-from calico_plugin.dataplane.veth import Link
 from calico_plugin.errors import DataplaneError
 from calico_plugin.model.names import GATEWAY_IPV4
+
+DIRECTORY = "driver-hops"
 
 _FIRST = int(IPv4Address(GATEWAY_IPV4))
 # 169.254.1.1 to 169.254.1.254.
 _MOST = 254
 _LINK_LOCAL = int(IPv6Address("fe80::"))
-_MARK = "calico hop "
 
 
 class Hops:
-    """Hop numbers in use, per sandbox. `links` are those that the kernel has when the driver starts."""
+    """Hop numbers in use, per sandbox. Files of links that are not among `links` (the kernel's, at the start) go."""
 
-    def __init__(self, links: Iterable[Link] = ()) -> None:
+    def __init__(self, run_dir: Path, links: Collection[str] = ()) -> None:
+        self._directory = run_dir / DIRECTORY
+        self._directory.mkdir(mode=0o755, parents=True, exist_ok=True)
         self._lock = threading.Lock()
         self._sandboxes: dict[str, dict[str, int]] = {}
         self._owner: dict[str, str] = {}
-        for link in links:
-            number, sandbox = parse(link.note)
-            if number:
-                self._hold(sandbox, link.name, number)
+        for file in self._directory.iterdir():
+            number, sandbox = _parse(file.read_text(errors="replace"))
+            if number and file.name in links:
+                self._hold(sandbox, file.name, number)
+            else:
+                file.unlink()
 
     def take(self, sandbox: str, link: str) -> int:
         """Lowest number that no other link of the sandbox holds; the same again for a link that has one."""
@@ -47,6 +52,7 @@ class Hops:
             if not number:
                 raise DataplaneError(f"a container cannot be in more than {_MOST} calico networks at once")
             self._drop(link)
+            (self._directory / link).write_text(f"{number} {sandbox}")
             self._hold(sandbox, link, number)
             return number
 
@@ -69,17 +75,13 @@ class Hops:
         used.pop(link, None)
         if not used:
             del self._sandboxes[sandbox]
+        (self._directory / link).unlink(missing_ok=True)
 
 
-def note(number: int, sandbox: str) -> str:
-    """Text for the link's alias."""
-    return f"{_MARK}{number} {sandbox}"
-
-
-def parse(alias: str) -> tuple[int, str]:
-    """(number, sandbox) of an alias, (0, "") for a foreign one."""
-    number, _, sandbox = alias.removeprefix(_MARK).partition(" ")
-    return (int(number), sandbox) if alias.startswith(_MARK) and number.isdigit() else (0, "")
+def _parse(text: str) -> tuple[int, str]:
+    """(number, sandbox) of a file; (0, "") for a broken one."""
+    number, _, sandbox = text.partition(" ")
+    return (int(number), sandbox) if number.isascii() and number.isdigit() and sandbox else (0, "")
 
 
 def ipv4(number: int) -> IPv4Address:

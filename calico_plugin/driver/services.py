@@ -68,7 +68,7 @@ def build(
     readiness = Readiness(run_dir)
     journal = Journal(lib_dir)
     found = veth.ours(sockets)
-    hops = Hops(found)
+    hops = Hops(run_dir, {link.name for link in found})
     endpoints = Endpoints(kv, view, links, sockets, readiness, journal, hops, node, interface_prefix)
     known = Allocations(kv, view, node)
     addresses = Addresses(Allocator(kv, selects, view), known, view, endpoints, journal, node)

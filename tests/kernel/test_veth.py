@@ -89,14 +89,6 @@ def test_finding(netns: str, sockets: NetlinkPool) -> None:
     assert [(link.name, link.running) for link in veth.ours(sockets)] == [(ONE.host, True)]
 
 
-def test_a_note_stays_with_the_link(sockets: NetlinkPool) -> None:
-    veth.create(sockets, ONE)
-    assert veth.annotate(sockets, ONE.host, "calico hop 2 /var/run/docker/netns/0123456789ab")
-    found = veth.find(sockets, ONE.host)
-    assert found is not None and found.note == "calico hop 2 /var/run/docker/netns/0123456789ab"
-    assert not veth.annotate(sockets, "cali-none", "x")
-
-
 def test_a_link_local_address_is_usable_at_once(netns: str, sockets: NetlinkPool) -> None:
     """No duplicate address detection that a container would have to wait for; twice is success."""
     veth.create(sockets, ONE)
