@@ -302,23 +302,23 @@ class Allocator:
         """Each address with the block that would hold it, and those for which there is none."""
         found: list[tuple[Cidr, Release]] = []
         nowhere: list[Address] = []
+        # The direct view is asked only for what the other does not know.
+        views = (HeldView(self._view), HeldView(self._direct))[: 1 + (self._view is not self._direct)]
         for release in wanted:
-            cidr = self._home(release.address, deadline)
+            cidr = self._home(release.address, views, deadline)
             if cidr is None:
                 nowhere.append(release.address)
             else:
                 found.append((cidr, release))
         return found, nowhere
 
-    def _home(self, address: Address, deadline: Deadline) -> Cidr | None:
-        """The block that holds an address, if there is one: by its pool, also a disabled one, else among the stored
-        blocks.
-        """
-        version, number = address.version, int(address)
-        pool = self._view.inputs(deadline).pool_of(version, number)
-        if pool is None and self._view is not self._direct:
-            pool = self._direct.inputs(deadline).pool_of(version, number)
-        return pool.cidr.block_of(number, pool.block_size) if pool else self._queries.block_holding(address, deadline)
+    def _home(self, address: Address, views: Sequence[ClusterView], deadline: Deadline) -> Cidr | None:
+        """The block that would hold an address: by its pool, also a disabled one, else among the stored blocks."""
+        for view in views:
+            pool = view.inputs(deadline).pool_of(address.version, int(address))
+            if pool is not None:
+                return pool.cidr.block_of(int(address), pool.block_size)
+        return self._queries.block_holding(address, deadline)
 
     def _pool_around(self, text: str, deadline: Deadline) -> tuple[Cidr, int]:
         """The network and the block size of its pool. Raises InvalidInput."""

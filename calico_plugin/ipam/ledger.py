@@ -25,7 +25,7 @@ from calico_plugin.model.ipam import Affinity, Block, Handle
 Stored = Block | Affinity | Handle
 
 # Values kept in memory at most; far more than the blocks and handles that one host works with.
-_KEPT = 4096
+_KEPT = 2048
 
 
 @dataclass(frozen=True, slots=True)
