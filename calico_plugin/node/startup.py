@@ -15,7 +15,7 @@ from typing import Any, Callable
 import structlog
 from msgspec.structs import replace
 
-from calico_plugin.config import Settings, node_name_and_source
+from calico_plugin.config import NONE, Settings, node_name_and_source
 from calico_plugin.datastore.store import Store
 from calico_plugin.deadline import Deadline
 from calico_plugin.errors import AlreadyExists, Conflict, DatastoreUnauthorized, DatastoreUnavailable, DeadlineExceeded
@@ -99,18 +99,30 @@ def write_node(settings: Settings, store: Store, host: HostView, deadline: Deadl
     return _write_node(settings, store, host, deadline)
 
 
-def _write_node(settings: Settings, store: Store, host: HostView, deadline: Deadline) -> Node:
-    nodes = store.resources(Node)
-    everyone = nodes.list(deadline).items
+def preflight(settings: Settings, store: Store, host: HostView) -> None:
+    """Raise what a start would stumble over first: the datastore does not answer, no address, an address of another."""
+    _wanted(settings, store, host, Deadline(STEP_SECONDS))
+
+
+def _wanted(
+    settings: Settings, store: Store, host: HostView, deadline: Deadline
+) -> tuple[Stored[Node] | None, NodeSpec]:
+    """What is stored of the node, and what its spec should be."""
+    everyone = store.resources(Node).list(deadline).items
     stored = next((one for one in everyone if one.value.name == settings.node_name), None)
-    if stored is None:
-        log.info(f"Building new node resource {settings.node_name}")
     spec = stored.value.spec if stored else NodeSpec()
-    if settings.node.backend != "none":
+    if settings.node.backend != NONE:
         others = tuple(one.value for one in everyone if one.value.name != settings.node_name)
         view = View(host.interfaces, host.reach, others)
         spec = replace(spec, bgp=_bgp(settings, stored, view))
+    return stored, spec
+
+
+def _write_node(settings: Settings, store: Store, host: HostView, deadline: Deadline) -> Node:
+    nodes = store.resources(Node)
+    stored, spec = _wanted(settings, store, host, deadline)
     if stored is None:
+        log.info(f"Building new node resource {settings.node_name}")
         return nodes.create(Node(metadata=Metadata(name=settings.node_name), spec=spec), deadline).value
     if spec == stored.value.spec:
         return stored.value

@@ -1,6 +1,6 @@
 """BGPFilter -> functions of BIRD's filter language (node-and-cli 2.6), pure.
 
-All matches of a rule hold together; no match means always; past the last rule the defaults go on. What is not expressible
+All matches of a rule hold together; no match means always; past the last rule the defaults go on. What cannot be said
 becomes a `reject`: a rule that is not understood must not let through what it meant to stop.
 """
 

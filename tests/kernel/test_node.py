@@ -138,6 +138,19 @@ def test_sigterm_keeps_routes(lab: Lab, pair: tuple[CalicoNode, CalicoNode]) -> 
     assert node.stop() == "Calico process is not running.\n"
 
 
+def test_a_working_node_is_not_ended_for_one_that_cannot_start(pair: tuple[CalicoNode, CalicoNode]) -> None:
+    """`node run` with an address of another node, or without etcd, is refused; what runs goes on."""
+    node, _ = pair
+    before = calico_nodes(node)
+    for environment, why in (
+        ({**node.environment(), "IP": "172.20.62.105/24"}, "Calico node 'host2' is already using"),
+        ({"ETCD_ENDPOINTS": "http://172.20.62.127:9"}, "etcd"),
+    ):
+        done = node.machine.run("calicoctl", "node", "run", env=environment, check=False)
+        assert done.returncode == 1 and why in done.stdout and "was left alone" in done.stdout
+    assert calico_nodes(node) == before and node.established()
+
+
 def give_block(lab: Lab, host: str, cidr: str) -> None:
     """An affinity as the allocator writes it."""
     key = f"/calico/ipam/v2/host/{host}/ipv4/block/{cidr.replace('/', '-')}"
