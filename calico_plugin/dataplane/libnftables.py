@@ -13,6 +13,7 @@ from typing import Any, Protocol
 from calico_plugin.errors import DataplaneError
 
 _JSON, _NUMERIC_PROTO, _NUMERIC_PRIO, _NUMERIC_SYMBOL, _STATELESS = 1 << 4, 1 << 7, 1 << 8, 1 << 9, 1 << 2
+_LARGE = 1 << 18
 _READ_FLAGS = _JSON | _NUMERIC_PROTO | _NUMERIC_PRIO | _NUMERIC_SYMBOL
 
 
@@ -66,9 +67,17 @@ class Session:
         # Both buffers must be read each time: reading empties them.
         error = (self._library.nft_ctx_get_error_buffer(self._context) or b"").decode(errors="replace")
         output = (self._library.nft_ctx_get_output_buffer(self._context) or b"").decode(errors="replace")
+        if max(len(commands), len(output)) > _LARGE:
+            self._give_back()
         if failed:
             raise DataplaneError(f"nftables: {_first_line(error)}")
         return output
+
+    def _give_back(self) -> None:
+        """The library frees what a large command took, the allocator keeps it (100 MB with 200,000 members)."""
+        trim = getattr(self._library, "malloc_trim", None)
+        if trim is not None:
+            trim(0)
 
     def check(self, commands: str) -> None:
         if self._context:

@@ -34,7 +34,8 @@ __all__ = ["Applied", "Table", "render"]
 class Applied:
     """What one `apply` wrote: numbers of objects, their names, how many tries it took, chains that the kernel refused.
 
-    Refused chains drop everything: name -> the kernel's words. Falsy when nothing had to be written.
+    Refused chains drop everything (that of address translation does nothing): name -> the kernel's words. Falsy when
+    nothing had to be written.
     """
 
     sets: int = 0
@@ -109,13 +110,11 @@ class Table:
     def _write_closed(self, ruleset: Ruleset, error: DataplaneError) -> Applied:
         """A chain that the kernel refuses must not keep the others out: it drops, and is named."""
         refused = self._refused(ruleset)
-        if not refused:
+        stand_ins = [_stand_in(ruleset.chains[name]) for name in refused]
+        if not refused or None in stand_ins:
             self._state = None
             raise error
-        closed = dict(ruleset.chains)
-        for name in refused:
-            closed[name] = replace(closed[name], rules=(Rule(Verdict.DROP, origin="refused by the kernel"),))
-        usable = replace(ruleset, chains=closed)
+        usable = replace(ruleset, chains={**ruleset.chains, **{chain.name: chain for chain in stand_ins if chain}})
         done = self._write(difference(State(), usable, whole=True), usable, 4)
         return replace(done, refused=tuple(refused.items()))
 
@@ -147,6 +146,15 @@ class Table:
             self._elements.run(script.operations)
         else:
             self._runner.run(script.text)
+
+
+def _stand_in(chain: Chain) -> Chain | None:
+    """What takes the place of a chain that the kernel refuses. A base chain sees all of the host's packets, so it must
+    not just drop: without address translation we can live (the kernel may lack it), without the others we cannot.
+    """
+    if chain.hook is None:
+        return replace(chain, rules=(Rule(Verdict.DROP, origin="refused by the kernel"),))
+    return replace(chain, rules=()) if chain.hook.type == "nat" else None
 
 
 def _applied(script: Script, attempts: int) -> Applied:

@@ -199,8 +199,9 @@ class Script:
 
 
 def render(ruleset: Ruleset) -> str:
-    """The whole table from nothing."""
-    return difference(State(), ruleset).text
+    """The whole table from nothing, objects and members sorted by name."""
+    ordered = Ruleset(*(dict(sorted(table.items())) for table in (ruleset.sets, ruleset.chains, ruleset.maps)))
+    return difference(State(), ordered).text + "\n"
 
 
 def difference(actual: State, desired: Ruleset, whole: bool = False) -> Script:

@@ -240,6 +240,10 @@ class Router:
         self._sockets[via or self.interface_of(packet.source)].send(frame(packet, mark))
         return mark
 
+    def socket_of(self, interface: str) -> socket.socket:
+        """The far end's packet socket: frames sent there enter the router by that link."""
+        return self._sockets[interface]
+
     def answered(self, packet: Packet, via: str | None = None) -> bool:
         """Whether the router itself answers a TCP packet: nobody listens there, so with a reset."""
         link = via or self.interface_of(packet.source)

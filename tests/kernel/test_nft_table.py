@@ -5,12 +5,14 @@ from __future__ import annotations
 import random
 import subprocess
 import uuid
+from dataclasses import replace
 from typing import Any, Iterator, Mapping
 
 import pytest
 
 from calico_plugin.dataplane.libnftables import Session
 from calico_plugin.dataplane.nftables import Table, render
+from calico_plugin.dataplane.nftscript import Print
 from calico_plugin.errors import DataplaneError
 from calico_plugin.model.desired import AddressSet, Chain, Field, Match, Rule, Ruleset, SetType, Verdict, VerdictMap
 from calico_plugin.policy import PolicyEngine
@@ -24,6 +26,7 @@ WEB, API = endpoint("web", "10.65.0.10", {"app": "web"}), endpoint("api", "10.65
 RULE = policy("p", selector="app=='web'", ingress=[{"action": "Allow", "source": {"selector": "app=='api'"}}])
 SET = {"kind": "GlobalNetworkSet", "metadata": {"name": "s", "labels": {"app": "api"}},
        "spec": {"nets": ["10.1.0.0/16", "10.1.2.0/24", "2001:db8::/32", "::ffff:0:0/96", "0.0.0.0/0"]}}
+REFUSED = Rule(Verdict.ACCEPT, (Match(Field.SOURCE4, set_name="no-such-set"),))
 
 
 @pytest.fixture
@@ -135,12 +138,31 @@ def test_chain_that_the_kernel_refuses_is_closed_and_the_others_live(table: Tabl
     """One bad chain must not keep all endpoints from their policy (policy 5.3)."""
     ruleset = engine(OPEN, WEB, API).compile()
     name = next(name for name in ruleset.chains if name.startswith("ri-"))
-    bad = Chain(name, (Rule(Verdict.ACCEPT, (Match(Field.SOURCE4, set_name="no-such-set"),)),))
+    bad = Chain(name, (REFUSED,))
     report = table.apply(Ruleset(ruleset.sets, {**ruleset.chains, name: bad}, ruleset.maps))
     assert [refused for refused, _ in report.refused] == [name]
     state = table.read()
     assert set(state.chains) == set(ruleset.chains) and set(state.maps) == set(ruleset.maps)
     assert not table.apply(ruleset).refused
+
+
+def test_kernel_without_address_translation_gets_everything_else(table: Table) -> None:
+    """The nat chain is left empty, never a drop: it sees all packets of the host."""
+    ruleset = engine(OPEN, WEB, API).compile()
+    bad = replace(ruleset.chains["postrouting-nat"], rules=(REFUSED,))
+    report = table.apply(replace(ruleset, chains={**ruleset.chains, "postrouting-nat": bad}))
+    assert [name for name, _ in report.refused] == ["postrouting-nat"]
+    read = table.read().chains["postrouting-nat"]
+    assert isinstance(read, Print) and read.comments == ()
+
+
+def test_base_chain_that_the_kernel_refuses_is_an_error(namespace: str, table: Table) -> None:
+    """Dropping everything there would cut the whole host off."""
+    ruleset = engine(OPEN, WEB, API).compile()
+    bad = replace(ruleset.chains["forward-egress"], rules=(REFUSED,))
+    with pytest.raises(DataplaneError):
+        table.apply(replace(ruleset, chains={**ruleset.chains, "forward-egress": bad}))
+    assert nft(namespace, "list", "ruleset") == ""
 
 
 def test_what_nobody_can_load_is_an_error_and_changes_nothing(namespace: str, table: Table) -> None:
