@@ -27,7 +27,7 @@ from calico_plugin.node import startup
 from calico_plugin.node.addresses import node_addresses
 from calico_plugin.node.detached import Outcome, State
 from calico_plugin.node.interfaces import read_interfaces, source_towards
-from calico_plugin.node.main import STARTED
+from calico_plugin.node.services import STARTED
 from calico_plugin.node.startup import HostView
 from calico_plugin.observe import log as logging
 from calico_plugin.routing.apply import SOCKET_NAME

@@ -12,8 +12,7 @@ from pathlib import Path
 from typing import Mapping
 
 from calico_plugin.node import leftovers, lock, supervise
-from calico_plugin.node.main import STARTED
-from calico_plugin.node.services import console_script
+from calico_plugin.node.services import STARTED, console_script
 
 LOG_NAME = "calico-node.log"
 _LOG_BYTES = 10_000_000

@@ -28,15 +28,13 @@ from calico_plugin.node.lock import Lock
 from calico_plugin.node.recheck import AddressWatch
 from calico_plugin.node.requirements import check_programs, need_root
 from calico_plugin.node.reset import remove_routes
-from calico_plugin.node.services import parts
+from calico_plugin.node.services import FAILED, STARTED, parts
 from calico_plugin.node.startup import HostView
 from calico_plugin.node.supervise import Tree
 from calico_plugin.observe import log as logging
 
 log: Any = structlog.get_logger(part="node")
 
-STARTED = "Calico node started successfully"
-FAILED = "Calico node failed to start"
 # Debian keeps bird and iptables in sbin, which a cron job or a unit may not have on its PATH.
 _SYSTEM_PATH = ("/usr/local/sbin", "/usr/local/bin", "/usr/sbin", "/usr/bin", "/sbin", "/bin")
 _WATCH_SECONDS = 1.0
@@ -248,7 +246,21 @@ def watch(tree: Tree, addresses: AddressWatch) -> None:
         if tree.died():
             tree.revive()
         addresses.tick()
+        if os.getpid() == 1:
+            reap_orphans(tree.pid)
         time.sleep(_WATCH_SECONDS)
+
+
+def reap_orphans(own: int | None) -> None:
+    """What process 1 of a container owes to processes whose parent has died; our child `own` is left to its owner."""
+    while True:
+        try:
+            ended = os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG | os.WNOWAIT)
+        except ChildProcessError:
+            return
+        if ended is None or ended.si_pid == own:
+            return
+        os.waitpid(ended.si_pid, os.WNOHANG)
 
 
 if __name__ == "__main__":

@@ -11,6 +11,9 @@ from pathlib import Path
 from calico_plugin.config import Settings
 from calico_plugin.errors import InvalidInput
 
+# Scripts wait for these very words.
+STARTED = "Calico node started successfully"
+FAILED = "Calico node failed to start"
 DRIVER, AGENT, BIRD, ETCD = "calico-driver", "calico-agent", "bird", "etcd"
 # 10 MB and five old files a part: a log never fills the disk.
 LOG_FILES, LOG_BYTES = 5, 10_000_000

@@ -53,6 +53,11 @@ class Tree:
         else:
             _s6("s6-svscanctl", "-a", str(scan_dir(self.run_dir)))
 
+    @property
+    def pid(self) -> int | None:
+        """Process id of s6-svscan."""
+        return self.process.pid if self.process else None
+
     def died(self) -> bool:
         """Whether s6-svscan has ended without being told to."""
         return self.process is not None and self.process.poll() is not None
