@@ -36,6 +36,7 @@ class EtcdWatchStream:
         self._lock = threading.Lock()
         self._closed = False
         self._call: Any = None
+        self._logged_in_again = False
 
     def __iter__(self) -> Iterator[tuple[Change, ...]]:
         while not self._closed:
@@ -56,8 +57,14 @@ class EtcdWatchStream:
     def close(self) -> None:
         with self._lock:
             self._closed = True
-            call = self._call
-        self._requests.put(None)
+        self._end_call()
+
+    def _end_call(self) -> None:
+        with self._lock:
+            call, self._call = self._call, None
+            requests, self._requests = self._requests, queue.SimpleQueue()
+        # Ends the thread in which gRPC waits for more of them.
+        requests.put(None)
         if call is not None:
             call.cancel()
 
@@ -76,6 +83,7 @@ class EtcdWatchStream:
     def _open(self) -> Any:
         self._metadata: Metadata = self._transport.stream_metadata(Deadline(_LOGIN_SECONDS))
         self._member = self._transport.member()
+        self._by_id.clear()
         for prefix in self._prefixes:
             key, end = range_of_prefix(prefix)
             create = WatchCreateRequest(
@@ -104,18 +112,18 @@ class EtcdWatchStream:
             )
 
     def _on_canceled(self, response: WatchResponse) -> None:
+        refused = "permission denied" in response.cancel_reason or "auth" in response.cancel_reason
+        # A token that etcd has forgotten reads like a missing right, so we try once with a new one.
+        if refused and self._transport.forget_token(self._metadata) and not self._logged_in_again:
+            self._logged_in_again = True
+            self._end_call()
+            return
         self.close()
         if response.compact_revision:
             raise Compacted(f"etcd has compacted up to revision {response.compact_revision}: list again")
         reason = response.cancel_reason or "the watch was cancelled"
-        code = grpc.StatusCode.UNAVAILABLE
-        if "permission denied" in reason or "auth" in reason:
-            # An expired token reads like this too, so the next stream logs in anew.
-            self._transport.forget_token(self._metadata)
-            code = grpc.StatusCode.PERMISSION_DENIED
-        elif "compacted" in reason:
-            code = grpc.StatusCode.OUT_OF_RANGE
-        raise self._transport.error(code, reason)
+        code = grpc.StatusCode.OUT_OF_RANGE if "compacted" in reason else grpc.StatusCode.UNAVAILABLE
+        raise self._transport.error(grpc.StatusCode.PERMISSION_DENIED if refused else code, reason)
 
     def _on_events(self, response: WatchResponse) -> tuple[Change, ...]:
         prefix = self._by_id[response.watch_id]

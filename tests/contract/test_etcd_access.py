@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import subprocess
+import time
 from pathlib import Path
 from typing import Iterator
 
@@ -23,12 +24,12 @@ from calico_plugin.deadline import Deadline
 from calico_plugin.errors import DatastoreUnauthorized, DatastoreUnavailable, InvalidInput
 from tests.etcd_server import Cluster, etcd_cluster, wait_ready
 
-TOKEN_SECONDS = 2
+TOKEN_SECONDS = 1
 
 
 @pytest.fixture(scope="module")
 def guarded(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
-    """An etcd with authentication on: root, and `calico` who may touch /calico/ only. Tokens live two seconds."""
+    """An etcd with authentication on: root, and `calico` who may touch /calico/ only. Tokens live a second."""
     options = [f"--auth-token-ttl={TOKEN_SECONDS}", "--bcrypt-cost=4"]
     with etcd_cluster(tmp_path_factory.mktemp("auth"), options=options) as cluster:
         client = connect(cluster.endpoints)
@@ -94,18 +95,42 @@ def test_no_user(guarded: Cluster) -> None:
     client.close()
 
 
-def test_token_that_ran_out(guarded: Cluster, calico: EtcdKV) -> None:
-    """A token is renewed unseen when etcd no longer knows it, for calls and for new watches."""
+def test_token_that_ran_out(calico: EtcdKV) -> None:
+    """A token that has expired is renewed unseen, for a call and for a new watch."""
+    revision = calico.create("/calico/a", b"1", Deadline(20))
+    first = calico._transport._token
+    # Nothing tells when etcd forgets a token; it looks once a second.
+    time.sleep(TOKEN_SECONDS + 2)
+    item = calico.get("/calico/a", Deadline(20))
+    assert item is not None and calico._transport._token != first
+    time.sleep(TOKEN_SECONDS + 2)
+    cache = Cache(calico, ("/calico/",)).start()
+    cache.wait_in_sync(Deadline(20))
+    cache.close()
+    stream = calico.watch("/calico/", revision)
+    assert next(batch for batch in stream if batch)[0].key == "/calico/a"
+    stream.close()
+
+
+def test_watch_with_an_old_token(guarded: Cluster, calico: EtcdKV) -> None:
+    """A stream opened with a token that etcd has forgotten logs in again unseen."""
+    revision = calico.create("/calico/a", b"1", Deadline(20))
+    time.sleep(TOKEN_SECONDS + 2)
+    stream = calico.watch("/calico/", revision)
+    assert next(batch for batch in stream if batch)[0].key == "/calico/a"
+    stream.close()
+
+
+def test_token_of_a_restarted_member(guarded: Cluster, calico: EtcdKV) -> None:
+    """Tokens live in the member's memory: one that was restarted knows none, and nobody notices."""
     calico.create("/calico/a", b"1", Deadline(20))
-    cluster_member = guarded.members[0]
-    # Simple tokens live in the member's memory: a restarted one knows none.
-    cluster_member.kill()
-    guarded.restart(cluster_member)
+    guarded.members[0].kill()
+    guarded.restart(guarded.members[0])
     item = calico.get("/calico/a", Deadline(20))
     assert item is not None and item.value == b"1"
 
 
-def test_watch_after_the_token_ran_out(guarded: Cluster, calico: EtcdKV) -> None:
+def test_watch_of_a_restarted_member(guarded: Cluster, calico: EtcdKV) -> None:
     """A cache that loses its stream together with its token comes back by itself."""
     cache = Cache(calico, ("/calico/",)).start()
     try:
