@@ -22,7 +22,7 @@ from calico_plugin.datastore.etcd import connect
 from calico_plugin.datastore.store import Store
 from calico_plugin.errors import CalicoError, DatastoreError
 from calico_plugin.model.names import BIRD_ROUTE_PROTOCOL
-from calico_plugin.node import embedded, ready, startup, supervise
+from calico_plugin.node import embedded, health, ready, startup, supervise
 from calico_plugin.node.interfaces import read_interfaces, source_towards
 from calico_plugin.node.lock import Lock
 from calico_plugin.node.recheck import AddressWatch
@@ -41,11 +41,14 @@ _WATCH_SECONDS = 1.0
 _READY_LOOK_SECONDS = 0.1
 _ETCD_SECONDS = 20.0
 _LOG_TAIL = 15
-USAGE = """Usage: calico-node [--version | --help]
+USAGE = """Usage: calico-node [--version | --help | CHECK ...]
 
 Runs all parts of Calico for this host's Docker in the foreground: calico-driver, calico-agent and BIRD, and an etcd
 when ETCD_ENDPOINTS is not set and nothing answers on 127.0.0.1:2379. Settings come from the environment:
-ETCD_ENDPOINTS, NODENAME, IP, AS, CALICO_IPV4POOL_CIDR and more. `calicoctl node run` starts it in the background."""
+ETCD_ENDPOINTS, NODENAME, IP, AS, CALICO_IPV4POOL_CIDR and more. `calicoctl node run` starts it in the background.
+
+Checks, for a container's HEALTHCHECK (status 0 or 1, reasons on standard output): -felix-live, -felix-ready,
+-bird-live, -bird-ready, -threshold-time=30s."""
 
 
 class Stopped(BaseException):
@@ -60,10 +63,26 @@ def main() -> None:
     if sys.argv[1:] in (["--version"], ["-v"]):
         print(__version__)
         return
+    if (status := _health(sys.argv[1:])) is not None:
+        raise SystemExit(status)
     if sys.argv[1:]:
         print(USAGE)
         raise SystemExit(0 if sys.argv[1] in ("--help", "-h") else 1)
     raise SystemExit(run(_environment(os.environ)))
+
+
+def _health(words: list[str]) -> int | None:
+    """Exit status of a health check, or None when none was asked for."""
+    try:
+        asked = health.parse(words)
+    except ValueError as error:
+        print(f"-threshold-time: {error}", file=sys.stderr)
+        return 1
+    if asked is None:
+        return None
+    found = health.failures(*asked, Settings.from_env(os.environ))
+    print("\n".join(found) or "ready")
+    return 1 if found else 0
 
 
 def _environment(environ: Mapping[str, str]) -> dict[str, str]:

@@ -53,10 +53,10 @@ def driver(plugin_dir: Path) -> str | None:
     return None
 
 
-def agent(host: str, port: int) -> str | None:
-    """In sync with the datastore, and applied to the kernel once."""
-    status = _status(http.client.HTTPConnection(host, port, timeout=SECONDS), "GET", "/readiness")
-    return None if status in ("200", "204") else f"http://{host}:{port}/readiness: {status}"
+def agent(host: str, port: int, page: str = "/readiness") -> str | None:
+    """In sync with the datastore, and applied to the kernel once; with `/liveness`, that its loops turn."""
+    status = _status(http.client.HTTPConnection(host, port, timeout=SECONDS), "GET", page)
+    return None if status in ("200", "204") else f"http://{host}:{port}{page}: {status}"
 
 
 def bird(run_dir: Path) -> str | None:

@@ -176,6 +176,8 @@ def keep_name(settings: Settings) -> None:
         fresh.write_text(settings.node_name)
         fresh.chmod(0o644)
         os.replace(fresh, path)
+    else:
+        path.touch()  # its age tells the health check how long ago this start was
     log.info(f"Using node name: {settings.node_name}")
 
 
