@@ -130,7 +130,7 @@ class Loop:
         self._orphans: dict[str, float] = {}
         self._missing: dict[ResourceKey, float] = {}
         self.linkless: tuple[LocalEndpoint, ...] = ()
-        self._ipv6_forwarding = self._failed = False
+        self._ipv6_forwarding = self._failed = self._lost = self._gateway_seen = False
         self._told: set[str] = set()
 
     def run(self) -> bool:
@@ -222,12 +222,17 @@ class Loop:
             # An empty cluster must be applied, too.
             self._in_sync = self._routing_dirty = self._felix_dirty = self._files_dirty = True
             self._policy.touch()
+        if self._lost:
+            self._log.info("in sync with the datastore again")
+        self._lost = False
         self._metrics.resync_state.set(RESYNC_IN_SYNC)
         self._health.report(SYNC_PART, ready=True, detail="in sync")
 
     def _on_broken(self, event: Broken) -> None:
-        state = RESYNC_RUNNING if self._in_sync else RESYNC_WAITING
-        self._metrics.resync_state.set(state)
+        if not self._lost:
+            self._log.warning("lost the datastore; this host goes on as it is", error=str(event.error))
+        self._lost = True
+        self._metrics.resync_state.set(RESYNC_RUNNING if self._in_sync else RESYNC_WAITING)
         # Ready stays ready: the host goes on under the last policy (the loss shows in felix_resync_state).
         self._health.report(SYNC_PART, ready=self._in_sync, detail=str(event.error))
 
@@ -335,7 +340,8 @@ class Loop:
             self._endpoints.unsettle(name)
             report.problems.append(str(error))
         # Both may be needed for the first time with this link.
-        self._cover_gateway()
+        if not self._gateway_seen:
+            self._cover_gateway()
         if self._endpoints.has_ipv6 and not self._ipv6_forwarding:
             self._host_settings()
 
@@ -431,6 +437,7 @@ class Loop:
                 index = routes.uplink(self._netlink, self._node_address(), own)
                 routes.cover_gateway(self._netlink, index)
                 self._log.info("this host has no default route; added one for the containers' gateway", link=index)
+            self._gateway_seen = True
         except DataplaneError as error:
             self._log.warning("the containers' gateway may not answer", error=str(error))
 

@@ -60,8 +60,9 @@ class Worker:
                 self._step()
                 failures = 0
             except CalicoError as error:
-                if not self._stopping.is_set():
-                    self._log.warning("failed, will be tried again", error=str(error))
+                # A row of failures is told once.
+                tell = self._log.debug if failures or self._stopping.is_set() else self._log.warning
+                tell("failed, will be tried again", error=str(error))
                 failures += 1
             except Exception:
                 bug(self._log, "a step failed")

@@ -339,7 +339,9 @@ class TestRestart:
         host.door.reopen()
         gone = host.endpoint(A, "10.65.0.1")
         assert monitors.end() == ""
+        assert host.text().count("lost the datastore") == 1
         host.up(B, "10.65.0.2")
+        assert "in sync with the datastore again" in host.text()
         host.remove(gone)
         wait_until("the removed one to go", lambda: not host.is_up(A))
 
