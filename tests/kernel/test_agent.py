@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import subprocess
 import time
-import urllib.request
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Iterator
 
@@ -346,6 +347,46 @@ class TestRestart:
         wait_until("the removed one to go", lambda: not host.is_up(A))
 
 
+class TestLoad:
+    def test_churn_leaves_nothing(self, host: AgentHost) -> None:
+        """Many short lives at once on few addresses that come round again: all came up, and nothing is left."""
+        host.started()
+        lives, addresses = 60, [f"10.65.0.{number}" for number in range(1, 9)]
+
+        def live(address: str) -> None:
+            for _ in range(lives // len(addresses)):
+                endpoint = os.urandom(32).hex()
+                made = host.up(endpoint, address)
+                host.remove(made)
+                host.delete_link(endpoint)
+
+        with ThreadPoolExecutor(len(addresses)) as pool:
+            list(pool.map(live, addresses))
+        wait_until("all files to go", lambda: not list(host.status_path(A).parent.iterdir()))
+        wait_until("all routes to go", lambda: not any("10.65." in route for route in host.routes()))
+        wait_until("all rules to go", lambda: '"cali' not in host.table().replace('"cali*"', ""))
+
+    def test_lost_events_are_made_good(self, host: AgentHost) -> None:
+        """More link events than the kernel keeps while the agent is frozen: it reads everything anew."""
+        host.started().up(A, "10.65.0.1")
+        gone = host.up(B, "10.65.0.2")
+        assert host.agent is not None
+        host.agent.send_signal(signal.SIGSTOP)
+        host.remove(gone)
+        host.delete_link(B)
+        host.put(host.endpoint(C, "10.65.0.3"))
+        host.add_link(C)
+        host.ip("link", "set", CALI_A, "down")
+        batch = host.base / "batch"
+        batch.write_text("".join(f"link set lo alias {number}\n" for number in range(30000)))
+        host.ip("-batch", str(batch))
+        host.agent.send_signal(signal.SIGCONT)
+        wait_until("the new endpoint", lambda: host.is_up(C))
+        wait_until("the old one to go", lambda: not host.is_up(B))
+        wait_until("the route of the link that was down", lambda: any("10.65.0.1 " in route for route in host.routes()))
+        assert "link events were lost" in host.text()
+
+
 class TestReports:
     def test_metrics_and_health(self, host: AgentHost) -> None:
         """Felix's names on 9091; ready only after the first pass, alive before."""
@@ -353,7 +394,6 @@ class TestReports:
         host.start()
         fetch = "import urllib.request,sys;print(urllib.request.urlopen(sys.argv[1]).read().decode())"
         python = host.run("which", "python3").strip()
-        assert urllib.request
 
         def get(url: str) -> str:
             return host.run(python, "-c", fetch, url, check=False)
