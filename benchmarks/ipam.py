@@ -1,10 +1,10 @@
-"""Addresses per second: ours beside the original's way, in one run, on an empty pool and on one full of other hosts'
-blocks.
+"""Addresses per second: ours beside the original's way, in one run.
 
-python -m benchmarks.ipam [--seconds 4] [--addresses 3000] [--in-use 60000] [--endpoint URL] [--no-fsync]
+    python -m benchmarks.ipam [--seconds 4] [--addresses 3000] [--endpoint URL] [--no-fsync]
 
-Each simulated host is a process of its own, its callers are threads, as in a driver. Every address has a handle and
-attributes. An etcd of its own is started on this disk, with fsync, unless `--endpoint` names one that may be emptied.
+On an empty pool, on one full of other hosts' blocks, and on one where every block is claimed, so that addresses have to be
+borrowed. Each simulated host is a process of its own, its callers are threads, as in a driver. Every address has a handle
+and attributes. An etcd of its own is started on this disk, with fsync, unless `--endpoint` names one that may be emptied.
 """
 from __future__ import annotations
 
@@ -45,6 +45,8 @@ POOL = "192.168.0.0/16"
 MAX_BLOCKS = 1000
 # (hosts, callers on each): the Go original's addresses/s on an empty pool, and with 60,000 addresses in use.
 GO_ORIGINAL = {(1, 1): (77, 40), (1, 16): (33, 7), (8, 4): (201, 27)}
+# What the pool looks like before: (blocks of other hosts, free addresses in each).
+POOLS = {"empty": (0, 0), "60,000 in use": (938, 0), "every block claimed": (1024, 5)}
 GOALS = {(1, 1): 5, (1, 16): 30, (8, 4): 10}
 
 
@@ -146,8 +148,8 @@ def measure(endpoint: str, hosts: int, callers: int, ours: bool, options: argpar
     return Outcome(rate, percentile(latencies, 50), percentile(latencies, 99), len(failures))
 
 
-def prepare(kv: EtcdKV, in_use: int) -> None:
-    """An empty datastore with nodes and a pool, and `in_use` addresses in whole blocks of other hosts."""
+def prepare(kv: EtcdKV, blocks: int, free: int) -> None:
+    """An empty datastore with nodes and a pool, and so many blocks of other hosts with so many free addresses each."""
     deadline = Deadline(120)
     kv.delete_prefix("/calico/", deadline)
     for number in range(8):
@@ -155,15 +157,14 @@ def prepare(kv: EtcdKV, in_use: int) -> None:
         kv.put(keys.resource("Node", f"bench-{number}"), json.dumps(node).encode(), deadline)
     pool = {"kind": "IPPool", "metadata": {"name": "pool"}, "spec": {"cidr": POOL, "blockSize": 26}}
     kv.put(keys.resource("IPPool", "pool"), json.dumps(pool).encode(), deadline)
-    full = -(-in_use // 64)
-    for start in range(0, full, 16):
+    for start in range(0, blocks, 16):
         puts: list[Put] = []
-        for number in range(start, min(start + 16, full)):
-            puts += foreign_block(number)
+        for number in range(start, min(start + 16, blocks)):
+            puts += foreign_block(number, free)
         kv.commit([], puts, deadline)
 
 
-def foreign_block(number: int) -> list[Put]:
+def foreign_block(number: int, free: int) -> list[Put]:
     """A block of another host, every address of which is in use by a container of its own. Blocks are spread over the
     pool.
     """
@@ -171,7 +172,7 @@ def foreign_block(number: int) -> list[Put]:
     network = list(ip_network(POOL).subnets(new_prefix=26))[number * 7 % count]
     host = f"other-{number // 8}"
     block = arithmetic.fresh(str(network), 64, host, datetime.now(timezone.utc), time.time_ns())
-    for ordinal in range(64):
+    for ordinal in range(64 - free):
         attribute = AllocationAttribute(handle_id=f"{host}-{number}-{ordinal}", secondary={"node": host})
         block, _ = arithmetic.assign(block, 1, attribute)
         block = replace(block, sequence_number=block.sequence_number + 1)
@@ -205,31 +206,30 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="benchmarks.ipam", description=__doc__.splitlines()[0])
     parser.add_argument("--seconds", type=float, default=4.0, help="longest time of one measurement")
     parser.add_argument("--addresses", type=int, default=3000, help="most addresses of one measurement")
-    parser.add_argument("--in-use", type=int, default=60000, help="addresses in use in the full pool")
     parser.add_argument("--endpoint", default="", help="an etcd that may be emptied, instead of one of our own")
     parser.add_argument("--no-fsync", action="store_true", help="etcd without fsync: shows what the disk costs")
     options = parser.parse_args()
     report = Report("ipam", "Addresses per second: the original's way and ours in one run; the Go original as recorded")
     with etcd(options) as endpoint:
         kv = connect([endpoint])
-        for in_use in (0, options.in_use):
+        for pool, (blocks, free) in POOLS.items():
             for hosts, callers in GO_ORIGINAL:
                 outcomes = []
                 for ours in (False, True):
-                    prepare(kv, in_use)
+                    prepare(kv, blocks, free)
                     outcomes.append(measure(endpoint, hosts, callers, ours, options))
-                add(report, (hosts, callers), in_use, *outcomes)
+                add(report, (hosts, callers), pool, *outcomes)
         kv.close()
     report.finish()
     return 0
 
 
-def add(report: Report, shape: tuple[int, int], in_use: int, original: Outcome, ours: Outcome) -> None:
-    recorded = GO_ORIGINAL[shape][in_use > 0]
+def add(report: Report, shape: tuple[int, int], pool: str, original: Outcome, ours: Outcome) -> None:
+    recorded = dict(zip(POOLS, GO_ORIGINAL[shape])).get(pool)
     report.add(
-        hosts=shape[0], callers=shape[1], in_use=in_use, original=original.rate, ours=ours.rate,
-        ratio=ours.rate / original.rate if original.rate else float("inf"), go_recorded=recorded,
-        ratio_go=ours.rate / recorded, goal=GOALS[shape],
+        pool=pool, hosts=shape[0], callers=shape[1], original=original.rate, ours=ours.rate,
+        ratio=ours.rate / original.rate if original.rate else float("inf"), go_recorded=recorded or "",
+        ratio_go=ours.rate / recorded if recorded else "", goal=GOALS[shape],
         original_p50_ms=original.p50, original_p99_ms=original.p99, ours_p50_ms=ours.p50, ours_p99_ms=ours.p99,
         failed=ours.errors,
     )

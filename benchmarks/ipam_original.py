@@ -47,10 +47,15 @@ class OriginalClient:
             if self._assign_from(parse(parsed[1]), handle, attribute, deadline):
                 return
         for _ in range(TRIES):
-            cidr = self._claim(deadline)
-            if cidr is not None and self._assign_from(cidr, handle, attribute, deadline):
+            cidr = self._free_block(deadline)
+            if cidr is None:
+                break
+            if self._claim_block(cidr, deadline) and self._assign_from(cidr, handle, attribute, deadline):
                 return
-        raise RuntimeError("no address")
+        # Borrow: block after block from the host's start on, each read anew.
+        walk = Walk.of(self.pool, self.host, None, start_index)
+        if not any(self._assign_from(walk.block(n), handle, attribute, deadline) for n in range(walk.count)):
+            raise RuntimeError("no address")
 
     def _assign_from(self, cidr: Cidr, handle: str, attribute: AllocationAttribute, deadline: Deadline) -> bool:
         key = keys.block(str(cidr))
@@ -79,16 +84,13 @@ class OriginalClient:
             if self.kv.commit([Compare(key, item.revision if item else 0)], [change], deadline).succeeded:
                 return
 
-    def _claim(self, deadline: Deadline) -> Cidr | None:
+    def _free_block(self, deadline: Deadline) -> Cidr | None:
         listing = self.kv.list(keys.BLOCKS, deadline)
         # The original decodes every block that it lists.
         blocks = [msgspec.json.decode(item.value, type=Block) for item in listing.items]
         used = {block.cidr for block in blocks}
         walk = Walk.of(self.pool, self.host, None, start_index)
-        cidr = next((one for rank in range(walk.count) if str(one := walk.block(rank)) not in used), None)
-        if cidr is None:
-            raise RuntimeError("no free block")
-        return cidr if self._claim_block(cidr, deadline) else None
+        return next((one for rank in range(walk.count) if str(one := walk.block(rank)) not in used), None)
 
     def _claim_block(self, cidr: Cidr, deadline: Deadline) -> bool:
         """Two phases: affinity pending (twice), block, affinity confirmed."""
