@@ -1,54 +1,93 @@
-"""gunicorn's threaded worker, cut down to what Docker's calls need.
+"""gunicorn's worker for Docker's calls: threads that accept for themselves.
 
-Each call is one short request on a connection of its own. Of gunicorn's way of serving it this leaves out: a poll
-before the first read, times and access log of each request, and a second system call for the answer. That halves
-gunicorn's share of a call. Accepting, threads, limits, parsing and the graceful stop are gunicorn's.
+Each call is one short request on a connection of its own, and many wait (for etcd, for the agent). So each thread
+accepts, answers and closes, on both sockets; a connection wakes exactly one of them. gunicorn's own threaded worker
+hands each connection from the main thread to a pool and back, which costs as much as the rest of a small call.
+Parsing, the WSGI environment, supervision and signals are gunicorn's.
 """
 
 from __future__ import annotations
 
+import os
+import select
 import socket
+import struct
+import threading
+import time
 from typing import Any, Callable, Iterable
 
 from gunicorn.http import wsgi
-from gunicorn.workers.gthread import TConn, ThreadWorker
+from gunicorn.workers.sync import SyncWorker
 
-StartResponse = Callable[..., Callable[[bytes], None]]
+# Docker sends its request together with the connection. Who connects and sends nothing must not hold a thread for long.
+_RECEIVE_SECONDS = 2
+_TIMEVAL = struct.pack("ll", _RECEIVE_SECONDS, 0)
+_TICK_SECONDS = 1.0
 
 
-class PluginWorker(ThreadWorker):
-    """One request a connection."""
+class PluginWorker(SyncWorker):
+    """`cfg.threads` threads; calls on their way are finished within `cfg.graceful_timeout` after SIGTERM."""
 
-    def handle(self, conn: TConn) -> bool:
-        # Docker sends its request together with the connection; who does not is left to gunicorn, which frees the
-        # thread meanwhile.
-        if not conn.data_ready:
-            conn.data_ready = _has_data(conn.sock)
-        handled: bool = super().handle(conn)
-        return handled
+    def run(self) -> None:
+        # Readable as soon as it is closed at the other end: that stops all threads at once.
+        stop, running = os.pipe()
+        for listener in self.sockets:
+            listener.setblocking(False)
+        threads = [
+            threading.Thread(target=self._serve, args=(stop,), name=f"call-{n}", daemon=True)
+            for n in range(self.cfg.threads)
+        ]
+        for thread in threads:
+            thread.start()
+        while self.alive and self.is_parent_alive():
+            self.notify()
+            select.select([self.PIPE[0]], [], [], _TICK_SECONDS)
+        os.close(running)
+        self._await(threads)
 
-    def handle_request(self, req: Any, conn: TConn) -> bool:
-        """False: the connection is closed, as the answer says."""
-        _, environ = wsgi.create(req, conn.sock, conn.client, conn.server, self.cfg)
+    def _await(self, threads: Iterable[threading.Thread]) -> None:
+        over = time.monotonic() + self.cfg.graceful_timeout
+        for thread in threads:
+            while thread.is_alive() and time.monotonic() < over:
+                self.notify()
+                thread.join(_TICK_SECONDS)
+
+    def _serve(self, stop: int) -> None:
+        """One thread: calls, one after the other, until the worker stops."""
+        listeners = {listener.fileno(): listener for listener in self.sockets}
+        with select.epoll() as ready:
+            for descriptor in listeners:
+                # Exclusive: a connection wakes one thread, not all.
+                ready.register(descriptor, select.EPOLLIN | select.EPOLLEXCLUSIVE)
+            ready.register(stop, select.EPOLLIN | select.EPOLLHUP)
+            while True:
+                events = ready.poll()
+                if any(descriptor == stop for descriptor, _ in events):
+                    return
+                for descriptor, _ in events:
+                    self._accept(listeners[descriptor])
+
+    def _accept(self, listener: Any) -> None:
+        try:
+            client, address = listener.accept()
+        except OSError:
+            # Another thread was quicker, or the caller has gone.
+            return
+        client.setblocking(True)
+        client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, _TIMEVAL)
+        self.handle(listener, client, address)
+
+    def handle_request(self, listener: Any, req: Any, client: socket.socket, addr: Any) -> None:
+        """Without what gunicorn does for logs of requests and for answers in pieces."""
+        _, environ = wsgi.create(req, client, addr, listener.getsockname(), self.cfg)
         environ["wsgi.multithread"] = True
-        self.nr += 1
         answer = _Answer()
         parts = self.wsgi(environ, answer.start)
         try:
-            answer.send(conn.sock, parts)
+            answer.send(client, parts)
         finally:
             if hasattr(parts, "close"):
                 parts.close()
-        return False
-
-
-def _has_data(connection: socket.socket) -> bool:
-    """Without waiting."""
-    try:
-        connection.recv(1, socket.MSG_PEEK | socket.MSG_DONTWAIT)
-        return True
-    except BlockingIOError:
-        return False
 
 
 class _Answer:
