@@ -39,6 +39,7 @@ COMMANDS: dict[str, Lazy] = {
     "label": Lazy("calico_plugin.cli.label:label", "Set or remove a label of an object."),
     "patch": Lazy("calico_plugin.cli.patch:patch", "Change some members of an object."),
     "validate": Lazy("calico_plugin.cli.verbs:validate", "Check files without a datastore."),
+    "convert": Lazy("calico_plugin.cli.convert:convert", "Turn v1 manifests into v3 manifests."),
     "ipam": Lazy("calico_plugin.cli.ipam:ipam", "Addresses: show, check, release, configure."),
     "node": Lazy("calico_plugin.cli.node:node", "This host: run, status, stop, reset."),
     "datastore": Lazy("calico_plugin.cli.datastore:datastore", "The datastore: purge, lock, unlock."),

@@ -20,6 +20,7 @@ from calico_plugin.errors import InvalidInput
 from calico_plugin.model.problem import Problem, did_you_mean, member
 from calico_plugin.model.resources import KINDS
 from calico_plugin.model.resources.meta import API_VERSION
+from calico_plugin.model.v1 import types as v1
 
 SUFFIXES = (".yaml", ".yml", ".json")
 MAX_DOCUMENT = 10 * 1024 * 1024
@@ -34,7 +35,6 @@ _WORDS: dict[str, Any] = {
 _INTEGER = re.compile(r"[-+]?(0b[01_]+|0x[0-9a-fA-F_]+|0o?[0-7_]*|[1-9][0-9_]*)")
 _FLOAT = re.compile(r"[-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)([eE][-+]?[0-9]+)?")
 _LAST_STEP = re.compile(r"(\.[^.\[\]]*|\[[^\[\]]*\]|^[^.\[\]]*)$")
-_V1_KINDS = ("ipPool", "policy", "profile", "bgpPeer", "node", "hostEndpoint", "workloadEndpoint")
 
 
 @dataclass(frozen=True)
@@ -54,12 +54,17 @@ class Manifest:
         return str(self.document.get("kind", ""))
 
     @property
+    def is_v1(self) -> bool:
+        """Whether it is of Calico 1.x or 2.x: `objects` converts it."""
+        return self.document.get("apiVersion") == v1.API_VERSION and self.kind in v1.KINDS
+
+    @property
     def name(self) -> str:
         metadata = self.document.get("metadata")
         return str(metadata.get("name", "")) if isinstance(metadata, Mapping) else ""
 
     def __str__(self) -> str:
-        return f"{self.kind}({self.name}): " if self.kind in KINDS and self.name else ""
+        return f"{self.kind}({self.name}): " if self.name and (self.kind in KINDS or self.is_v1) else ""
 
     def place(self, path: str) -> str:
         """`<file>:<line>` of a member, or of the nearest one around it that is there."""
@@ -233,23 +238,29 @@ def _objects(value: Any, reader: _Reader, line: int, path: str = "") -> Iterator
         )
     manifest = Manifest(value, reader.source, line, reader.lines, path)
     kind = str(value.get("kind", ""))
-    if kind.endswith("List") and kind[:-4] in KINDS and isinstance(value.get("items"), list):
+    if kind.endswith("List") and (kind[:-4] in KINDS or kind[:-4] in ("", *v1.KINDS)) and _has_items(value):
         yield from _objects(value["items"], reader, line, f"{path}.items" if path else "items")
         return
     _check_kind(manifest)
     yield manifest
 
 
+def _has_items(value: Mapping[str, Any]) -> bool:
+    return isinstance(value.get("items"), list)
+
+
 def _check_kind(manifest: Manifest) -> None:
     version, kind = manifest.document.get("apiVersion"), manifest.document.get("kind")
-    if version == "v1" and str(kind) in _V1_KINDS:
-        raise problems_error(
-            manifest, [Problem("apiVersion", "v1", f"{kind} is a Calico 1.x or 2.x manifest: convert it first")]
-        )
+    if manifest.is_v1:
+        return
     if not isinstance(kind, str) or not kind:
         raise problems_error(
             manifest, [Problem("kind", kind or None, f"must be given: one of {', '.join(sorted(KINDS))}")]
         )
+    if version == v1.API_VERSION and kind not in KINDS:
+        known = ", ".join(v1.KINDS)
+        hint = f"unknown kind of apiVersion v1{did_you_mean(kind, v1.KINDS)}; known, spelled exactly so: {known}"
+        raise problems_error(manifest, [Problem("kind", kind, hint)])
     if version != API_VERSION:
         raise problems_error(manifest, [Problem("apiVersion", version, f"must be {API_VERSION} for kind {kind}")])
     if kind not in KINDS:

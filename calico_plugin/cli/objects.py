@@ -10,7 +10,7 @@ from msgspec.structs import replace
 from calico_plugin.cli.checking import problems_of
 from calico_plugin.cli.manifest import Manifest, ManifestError, problems_error
 from calico_plugin.errors import InvalidInput
-from calico_plugin.model import codec, defaults, schema
+from calico_plugin.model import codec, defaults, schema, v1
 from calico_plugin.model.codec import Stored
 from calico_plugin.model.problem import Problem
 from calico_plugin.model.resources import KINDS, Resource
@@ -41,12 +41,31 @@ def resources(manifests: Sequence[Manifest], namespace: str = "", *, new: bool =
     return made
 
 
-def _resource(manifest: Manifest, namespace: str, new: bool) -> Resource:
+def as_read(manifest: Manifest) -> Resource:
+    """The manifest's resource; a v1 one is converted. Not checked yet. Raises ManifestError."""
+    if manifest.is_v1:
+        converted = v1.convert(manifest.document)
+        if converted.resource is None:
+            raise problems_error(manifest, converted.problems)
+        return converted.resource
     document, problems = schema.shape(manifest.document, manifest.kind)
     if problems:
         raise problems_error(manifest, problems)
+    return typed(document, manifest.kind)
+
+
+def converted(manifests: Sequence[Manifest]) -> str:
+    """A line that tells what v1 manifests became; nothing when there are none."""
+    pairs = [(v1.was(manifest.document), as_read(manifest)) for manifest in manifests if manifest.is_v1]
+    if not pairs:
+        return ""
+    return "Converted from apiVersion v1: " + ", ".join(f"{was} to {resource}" for was, resource in pairs)
+
+
+def _resource(manifest: Manifest, namespace: str, new: bool) -> Resource:
+    read = as_read(manifest)
     try:
-        resource = placed(typed(document, manifest.kind), namespace)
+        resource = placed(read, namespace)
     except InvalidInput as error:
         raise problems_error(manifest, [Problem(error.field, error.value, error.hint)]) from error
     found = list(problems_of(defaults.fill(resource)))

@@ -167,7 +167,10 @@ def _from_file(given: dict[str, Any], new: bool) -> list[Resource] | None:
         raise InvalidInput("--filename", None, "give a file with -f FILE, a directory, or - for standard input")
     manifests = manifest.read(given["filename"], given["recursive"])
     if manifests:
-        return objects.resources(manifests, given["namespace"], new=new)
+        made = objects.resources(manifests, given["namespace"], new=new)
+        if told := objects.converted(manifests):
+            click.echo(told, err=True)
+        return made
     if given["skip_empty"]:
         return None
     raise InvalidInput("--filename", given["filename"], "no resources specified in it")

@@ -106,8 +106,13 @@ def _node(hint: Any) -> Node:
 
 def shape(document: Mapping[str, Any], kind: str) -> tuple[dict[str, Any], tuple[Problem, ...]]:
     """The document in its stored form, and what did not fit (then the document is not to be used)."""
+    return shape_as(of_kind(kind), document)
+
+
+def shape_as(node: Members, document: Mapping[str, Any]) -> tuple[dict[str, Any], tuple[Problem, ...]]:
+    """As `shape`, for any structure."""
     problems: list[Problem] = []
-    shaped = _shape_members(of_kind(kind), document, "", problems)
+    shaped = _shape_members(node, document, "", problems)
     return shaped, tuple(problems)
 
 

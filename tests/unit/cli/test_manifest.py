@@ -99,7 +99,6 @@ def test_merge_keys_and_aliases() -> None:
         (POOL.replace("kind: IPPool", "kind: IPool"), ["f.yaml:2", "kind = 'IPool'", "did you mean IPPool?"]),
         (POOL.replace("IPPool", "ippool"), ["f.yaml:2", "did you mean IPPool?"]),
         (POOL.replace("projectcalico.org/v3", "v1"), ["f.yaml:1", "apiVersion = 'v1'", "projectcalico.org/v3"]),
-        ("apiVersion: v1\nkind: ipPool\nmetadata: {cidr: 10.0.0.0/8}\n", ["f.yaml:1", "Calico 1.x or 2.x manifest"]),
         (POOL.replace("  name:", "\tname:"), ["f.yaml:4", "not valid YAML"]),
         (POOL.replace("name: web-net", "name: Web_Net"), ["f.yaml:4", "metadata.name = 'Web_Net'", "web-net would do"]),
         ("just text\n", ["f.yaml:1", "must be a resource"]),

@@ -10,6 +10,7 @@ import pytest
 
 from calico_plugin.errors import InvalidInput
 from calico_plugin.model import keys, names
+from calico_plugin.policy.selector import unique_id
 
 GOLDEN = json.loads((Path(__file__).parents[2] / "data/golden/names.json").read_text())
 
@@ -119,3 +120,18 @@ def _text(found: keys.Key | None) -> str | None:
 def test_key_parse(case: dict[str, Any]) -> None:
     """A key is read as the original reads it."""
     assert _text(keys.parse(case["key"])) == case.get("text")
+
+
+@pytest.mark.parametrize("case", GOLDEN["wep_name_matches"], ids=lambda case: f"{case['name']} of {case['node']}")
+def test_endpoint_name_belongs_to_its_node(case: dict[str, Any]) -> None:
+    """A prefix alone may be another node's: the split name tells whose an endpoint is."""
+    parts = names.split_workload_endpoint(case["name"])
+    assert (parts[:2] == (case["node"], case["orchestrator"])) == case["matches"]
+
+
+@pytest.mark.parametrize(
+    "case", [case for case in GOLDEN["felix"] if case["what"] == "unique id"], ids=lambda case: case["id"]
+)
+def test_unique_id(case: dict[str, Any]) -> None:
+    """Ids of sets are the original's. (Chain names and ids of limited length are not: our table has its own.)"""
+    assert unique_id(case["prefix"], case["content"]) == case["id"]
