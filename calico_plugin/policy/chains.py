@@ -11,6 +11,7 @@
 
     list chain   established? -> tiers -> profiles -> drop         shared by all endpoints with the same policies
     tier chain   policies in order, then the tier's default action  shared by all lists that hold it
+    block chain  a run of a long tier's policies behind a guard      see `blocks`
     policy chain Allow = accept, Deny = drop, no match = back
 
 An accept ends its base chain only, so egress and ingress are two base chains of one hook and need no mark bits. A
@@ -27,9 +28,10 @@ from typing import Callable, Iterable
 
 from calico_plugin.model.desired import AddressSet, Chain, Field, Hook, Match, Rule, SetType, Verdict
 from calico_plugin.model.keys import ResourceKey
+from calico_plugin.policy.blocks import Guard, cut, guard
 from calico_plugin.policy.options import PolicyOptions
 from calico_plugin.policy.reading import BEFORE_NAT, UNTRACKED, PolicyInfo, ProfileInfo
-from calico_plugin.policy.rules import Parsed, SetSpec, lines
+from calico_plugin.policy.rules import Block, Parsed, SetSpec, lines
 from calico_plugin.policy.stages import Stage, failsafe_rules
 
 NameOf = Callable[[SetSpec, int], str]
@@ -62,6 +64,7 @@ class TierPart:
     policies: tuple[ResourceKey, ...]
     default_pass: bool
     broken: bool = False
+    block_size: int = 24
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,6 +100,10 @@ def profile_chain_name(direction: str, name: str) -> str:
 
 def tier_chain_name(part: TierPart) -> str:
     return f"t{_LETTER[part.direction]}-{_digest(repr(part))}"
+
+
+def block_chain_name(direction: str, block: Block) -> str:
+    return f"b{_LETTER[direction]}-{_digest(repr(block))}"
 
 
 def list_chain_name(part: ListPart) -> str:
@@ -172,16 +179,42 @@ def _rules(parsed: Iterable[Parsed], name_of: NameOf, prefix: str) -> tuple[Rule
 
 def tier_chain(part: TierPart, policies: PolicyOf, name_of: NameOf, options: PolicyOptions) -> Chain:
     rules: list[Rule] = []
-    for key in part.policies if not part.broken else ():
-        policy = policies(key)
-        if inlined(policy, part.direction):
-            rules += policy_rules(policy, part.direction, name_of, options)
+    for block in cut(part.policies, part.block_size) if not part.broken else ():
+        if len(block.policies) > 1 and not block_inlined(block, part.direction, policies):
+            rules.append(Rule(Verdict.JUMP, target=block_chain_name(part.direction, block)))
         else:
-            rules.append(Rule(Verdict.JUMP, target=policy_chain_name(part.direction, key)))
+            rules += _run(block, part.direction, policies, name_of, options)
     first = policies(part.policies[0])
     end = Verdict.RETURN if part.default_pass and not part.broken else Verdict.DROP
     rules.append(Rule(end, origin=f"{first.origin}|{'tier not understood' if part.broken else 'end of tier'}"))
     return Chain(tier_chain_name(part), tuple(rules))
+
+
+def _run(block: Block, direction: str, policies: PolicyOf, name_of: NameOf, options: PolicyOptions) -> Iterable[Rule]:
+    """The policies one after the other, each in its own chain unless it leaves the tier."""
+    for key in block.policies:
+        policy = policies(key)
+        if inlined(policy, direction):
+            yield from policy_rules(policy, direction, name_of, options)
+        else:
+            yield Rule(Verdict.JUMP, target=policy_chain_name(direction, key))
+
+
+def block_inlined(block: Block, direction: str, policies: PolicyOf) -> bool:
+    """A policy that leaves the tier cannot stand one chain deeper: its return would only leave the block."""
+    return any(inlined(policies(key), direction) for key in block.policies)
+
+
+def block_guard(block: Block, direction: str, policies: PolicyOf) -> Guard:
+    return guard(rule for key in block.policies for rule in policies(key).rules[direction])
+
+
+def block_chain(
+    block: Block, direction: str, policies: PolicyOf, name_of: NameOf, options: PolicyOptions
+) -> Chain:
+    guards = block_guard(block, direction, policies).lines(name_of)
+    rules = _run(block, direction, policies, name_of, options)
+    return Chain(block_chain_name(direction, block), (*guards, *rules))
 
 
 def profile_chain(profile: ProfileInfo, direction: str, name_of: NameOf, options: PolicyOptions) -> Chain:

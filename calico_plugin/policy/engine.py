@@ -57,7 +57,7 @@ class PolicyEngine:
         self._members = MemberSets()
         self._workloads, self._hosts = Workloads(), Hosts()
         self._selected: LabelIndex[ResourceKey, ResourceKey] = LabelIndex(self._governed, self._governed)
-        self._tiers = Tiers()
+        self._tiers = Tiers(options.block_size)
         self._by_tier: dict[str, set[ResourceKey]] = defaultdict(set)
         self._pools: dict[ResourceKey, IPPool] = {}
         self._changed: set[User] = set()

@@ -9,8 +9,9 @@ from collections import Counter, defaultdict
 from typing import Iterable
 
 from calico_plugin.policy import chains
+from calico_plugin.policy.blocks import cut
 from calico_plugin.policy.chains import ListPart, TierPart
-from calico_plugin.policy.rules import User
+from calico_plugin.policy.rules import Block, User
 
 
 class Lists:
@@ -21,6 +22,7 @@ class Lists:
         self._tiers: Counter[TierPart] = Counter()
         self._users: Counter[User] = Counter()
         self._tiers_of: dict[User, set[TierPart]] = defaultdict(set)
+        self._blocks_of: dict[User, set[User]] = defaultdict(set)
         self._changed_users: set[User] = set()
         self._touched_lists: set[ListPart] = set()
         self._touched_tiers: set[TierPart] = set()
@@ -59,6 +61,10 @@ class Lists:
         """The user's rules must be rendered again."""
         self._touched_users.add(user)
 
+    def blocks_of(self, user: User) -> Iterable[User]:
+        """Blocks that hold the policy: their guards depend on its rules."""
+        return tuple(self._blocks_of.get(user, ()))
+
     def touch_tiers_of(self, user: User) -> None:
         self._touched_tiers.update(self._tiers_of.get(user, ()))
 
@@ -95,8 +101,7 @@ class Lists:
             return
         self._touched_tiers.add(tier)
         self._gone.discard(chains.tier_chain_name(tier))
-        for policy in tier.policies:
-            user = (tier.direction, policy)
+        for user in self._users_of(tier):
             self._tiers_of[user].add(tier)
             self._hold_user(user)
 
@@ -106,16 +111,25 @@ class Lists:
             return
         del self._tiers[tier]
         self._gone.add(chains.tier_chain_name(tier))
-        for policy in tier.policies:
-            user = (tier.direction, policy)
+        for user in self._users_of(tier):
             self._tiers_of[user].discard(tier)
             self._drop_user(user)
+
+    def _users_of(self, tier: TierPart) -> Iterable[User]:
+        """Its policies, and the blocks that hold several of them."""
+        for policy in tier.policies:
+            yield tier.direction, policy
+        for block in cut(tier.policies, tier.block_size):
+            if len(block.policies) > 1:
+                yield tier.direction, block
 
     def _hold_user(self, user: User) -> None:
         self._users[user] += 1
         if self._users[user] == 1:
             self._changed_users.add(user)
             self._gone.discard(_chain_name(user))
+            for part in _policies_of(user):
+                self._blocks_of[part].add(user)
 
     def _drop_user(self, user: User) -> None:
         self._users[user] -= 1
@@ -124,11 +138,23 @@ class Lists:
         del self._users[user]
         self._tiers_of.pop(user, None)
         self._changed_users.add(user)
+        for part in _policies_of(user):
+            self._blocks_of[part].discard(user)
+            if not self._blocks_of[part]:
+                del self._blocks_of[part]
         self._gone.add(_chain_name(user))
+
+
+def _policies_of(user: User) -> Iterable[User]:
+    """Of a block: the users that it holds."""
+    direction, subject = user
+    return [(direction, key) for key in subject.policies] if isinstance(subject, Block) else ()
 
 
 def _chain_name(user: User) -> str:
     direction, subject = user
     if isinstance(subject, str):
         return chains.profile_chain_name(direction, subject)
+    if isinstance(subject, Block):
+        return chains.block_chain_name(direction, subject)
     return chains.policy_chain_name(direction, subject)

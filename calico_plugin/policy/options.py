@@ -32,7 +32,7 @@ class PolicyOptions:
 
     `endpoint_to_host` is what follows for packets from a workload to this host that its egress policy allowed:
     `drop`, `return` (the host's own INPUT rules decide) or `accept` (in our table the same as `return`: an accept of
-    nftables binds no other table).
+    nftables binds no other table). `block_size`: about how many policies stand behind one guard (see `blocks`).
     """
 
     interface_prefix: str = "cali"
@@ -45,6 +45,7 @@ class PolicyOptions:
     failsafe_inbound: tuple[Failsafe, ...] = _INBOUND
     failsafe_outbound: tuple[Failsafe, ...] = _OUTBOUND
     log_prefix: str = "calico-packet"
+    block_size: int = 24
 
 
 _FELIX = {

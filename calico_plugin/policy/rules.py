@@ -30,9 +30,18 @@ _PORT_NAME = re.compile(r"(?=.*[a-z])[a-z0-9]+(-[a-z0-9]+)*")
 Port = int | str
 Protocol = int | str
 Network = IPv4Network | IPv6Network
-Subject = ResourceKey | str
+
+
+@dataclass(frozen=True, slots=True)
+class Block:
+    """A run of policies of one tier, in order; see `blocks`."""
+
+    policies: tuple[ResourceKey, ...]
+
+
+Subject = ResourceKey | str | Block
 User = tuple[str, Subject]
-"""Whatever has rules of its own, and therefore sets: (direction, policy key or profile name)."""
+"""Whatever has rules of its own, and therefore sets: (direction, policy key, profile name or block)."""
 FAMILIES = (4, 6)
 
 
@@ -82,6 +91,11 @@ class Parsed:
     alternatives: tuple[tuple[Match | SetUse, ...], ...] = ((),)
     uses: tuple[SetUse, ...] = ()
     origin: str = ""
+    wanted: Mapping[str, tuple[Network, ...]] = field(default_factory=dict)
+
+    def wanted_nets(self, side: str) -> tuple[Network, ...]:
+        """The rule's `nets` of one end, of both families."""
+        return self.wanted.get(side, ())
 
     def specs(self) -> Iterable[SetSpec]:
         """Every set that the rule's lines name."""
@@ -131,6 +145,7 @@ def _parse(rule: Rule, context: Context) -> Parsed:
         alternatives=_alternatives(source, destination, apart=rule.action == "Log"),
         uses=(*source.uses(), *destination.uses()),
         origin=context.origin,
+        wanted={side.side: side.wanted for side in (source, destination) if side.wanted},
     )
 
 
@@ -270,7 +285,7 @@ class _Ports:
                 ranges.append(read)
         if ranges and protocol is None:
             raise InvalidInput(where, list(ports), "a rule with numeric ports needs protocol TCP, UDP or SCTP")
-        return cls(_merge(ranges), tuple(dict.fromkeys(found)))
+        return cls(merge_ports(ranges), tuple(dict.fromkeys(found)))
 
 
 def port_range(port: Port, where: str) -> tuple[int, int] | str:
@@ -289,7 +304,14 @@ def port_range(port: Port, where: str) -> tuple[int, int] | str:
     return text
 
 
-def _merge(ranges: list[tuple[int, int]]) -> tuple[str, ...]:
+def read_ports(text: str) -> tuple[int, int]:
+    """(lowest, highest) of `80` or `80-90`."""
+    lowest, _, highest = text.partition("-")
+    return int(lowest), int(highest or lowest)
+
+
+def merge_ports(ranges: list[tuple[int, int]]) -> tuple[str, ...]:
+    """Disjoint and sorted, as `80` or `80-90`."""
     merged: list[tuple[int, int]] = []
     for lowest, highest in sorted(ranges):
         if merged and lowest <= merged[-1][1] + 1:

@@ -16,7 +16,8 @@ _BROKEN = TierInfo("", -math.inf, False, broken=True)
 class Tiers:
     """The tiers that exist. The built-in ones always do."""
 
-    def __init__(self) -> None:
+    def __init__(self, block_size: int) -> None:
+        self._block_size = block_size
         self._known: dict[str, TierInfo] = dict(BUILT_IN_TIERS)
 
     def set(self, name: str, info: TierInfo | None) -> bool:
@@ -38,7 +39,7 @@ class Tiers:
         entries = [(self._of(name, broken), name, listed) for (name, broken), listed in by_tier.items()]
         entries.sort(key=lambda entry: self._rank(entry[0], entry[1]))
         return tuple(
-            TierPart(direction, name, _ordered(listed), tier.default_pass or open_end, tier.broken)
+            TierPart(direction, name, _ordered(listed), tier.default_pass or open_end, tier.broken, self._block_size)
             for tier, name, listed in entries
         )
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Iterable, Mapping
+from typing import Iterable
 
 from calico_plugin.model.desired import AddressSet, Chain, SetType
 from calico_plugin.model.keys import ResourceKey
@@ -11,7 +11,7 @@ from calico_plugin.policy.lists import Lists
 from calico_plugin.policy.members import MemberSets
 from calico_plugin.policy.options import PolicyOptions
 from calico_plugin.policy.reading import PolicyInfo, ProfileInfo, missing_profile
-from calico_plugin.policy.rules import Parsed, SetSpec, Subject, User
+from calico_plugin.policy.rules import Block, SetSpec, Subject, User
 
 
 class Book:
@@ -25,8 +25,16 @@ class Book:
         """A name that does not resolve denies."""
         return self.profiles.get(name) or missing_profile(name)
 
-    def rules(self, subject: Subject) -> Mapping[str, tuple[Parsed, ...]]:
-        return self.profile(subject).rules if isinstance(subject, str) else self.policies[subject].rules
+    def policy(self, key: ResourceKey) -> PolicyInfo:
+        return self.policies[key]
+
+    def specs(self, subject: Subject, direction: str) -> Iterable[SetSpec]:
+        """Sets that the subject's chain names."""
+        if isinstance(subject, Block):
+            inlined = chains.block_inlined(subject, direction, self.policy)
+            return () if inlined else chains.block_guard(subject, direction, self.policy).specs()
+        rules = (self.profile(subject) if isinstance(subject, str) else self.policies[subject]).rules
+        return (spec for rule in rules[direction] for spec in rule.specs())
 
 
 class Writer:
@@ -45,7 +53,9 @@ class Writer:
 
     def settle(self, changed: Iterable[User]) -> None:
         """Sets of the chains that are used now; chains whose sets changed their kind are to be rendered again."""
-        for user in {*changed, *self._lists.take_changed_users()}:
+        users = {*changed, *self._lists.take_changed_users()}
+        users.update(block for user in tuple(users) for block in self._lists.blocks_of(user))
+        for user in users:
             self._settle_user(user)
         for spec_id, family in self._members.take_dirty():
             self._write_set(spec_id, family)
@@ -55,7 +65,7 @@ class Writer:
         old, new = self._specs.pop(user, {}), {}
         if self._lists.uses(user):
             self._lists.touch(user)
-            new = {spec.id: spec for rule in self._book.rules(subject)[direction] for spec in rule.specs()}
+            new = {spec.id: spec for spec in self._book.specs(subject, direction)}
             self._specs[user] = new
         for spec in new.values():
             self._members.acquire(spec, user)
@@ -94,7 +104,7 @@ class Writer:
         for user in self._lists.take_touched_users():
             self._write_user(user, options)
         for tier in self._lists.take_touched_tiers():
-            self.put(chains.tier_chain(tier, self._book.policies.__getitem__, self._members.name, options))
+            self.put(chains.tier_chain(tier, self._book.policy, self._members.name, options))
         for part in self._lists.take_touched_lists():
             self.put(chains.list_chain(part, options))
 
@@ -103,15 +113,23 @@ class Writer:
         if isinstance(subject, str):
             self.put(chains.profile_chain(self._book.profile(subject), direction, self._members.name, options))
             return
-        policy = self._book.policies[subject]
-        name = chains.policy_chain_name(direction, subject)
-        inlined = chains.inlined(policy, direction)
+        if isinstance(subject, Block):
+            name = chains.block_chain_name(direction, subject)
+            inlined = chains.block_inlined(subject, direction, self._book.policy)
+        else:
+            name = chains.policy_chain_name(direction, subject)
+            inlined = chains.inlined(self._book.policy(subject), direction)
         if inlined or name not in self.chains:
             self._lists.touch_tiers_of(user)
         if inlined:
             self.chains.pop(name, None)
         else:
-            self.put(Chain(name, chains.policy_rules(policy, direction, self._members.name, options)))
+            self.put(self._render(subject, direction, name, options))
+
+    def _render(self, subject: ResourceKey | Block, direction: str, name: str, options: PolicyOptions) -> Chain:
+        if isinstance(subject, Block):
+            return chains.block_chain(subject, direction, self._book.policy, self._members.name, options)
+        return Chain(name, chains.policy_rules(self._book.policy(subject), direction, self._members.name, options))
 
     def put(self, chain: Chain) -> None:
         """An equal chain stays the instance that it was."""

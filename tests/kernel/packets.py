@@ -140,7 +140,8 @@ class Router:
     """Namespaces, links, routes and neighbours; frames in and out. Use as a context manager."""
 
     def __init__(self, name: str, workloads: Mapping[str, Iterable[str]]) -> None:
-        self.name, self.far = f"{name}-r", f"{name}-f"
+        # Several runs on one machine must not take each other's namespaces.
+        self.name, self.far = f"{name}-{os.getpid()}-r", f"{name}-{os.getpid()}-f"
         self.workloads = {interface: tuple(addresses) for interface, addresses in workloads.items()}
         self._far_names = {interface: f"f{number}" for number, interface in enumerate((UPLINK, *self.workloads))}
         self._sockets: dict[str, socket.socket] = {}

@@ -7,7 +7,7 @@ from typing import Iterator
 import pytest
 
 from calico_plugin.model.desired import Ruleset, Verdict
-from calico_plugin.policy import explain
+from calico_plugin.policy import PolicyOptions, explain
 from calico_plugin.policy.explain import Flow
 from tests.kernel.packets import Packet, Router
 from tests.kernel.policylab import NODE, Lab
@@ -45,7 +45,8 @@ def explained(ruleset: Ruleset, packet: Packet, router: Router) -> bool:
 
 def check(lab: Lab, seed: int) -> list[str]:
     world = World(seed)
-    ruleset = worlds.compiled(worlds.objects(world.resources()), NODE)
+    options = worlds.SMALL_BLOCKS if seed % 2 else PolicyOptions()
+    ruleset = worlds.compiled(worlds.objects(world.resources()), NODE, options)
     report = lab.table.apply(ruleset)
     assert report.attempts <= 1 and not report.refused, f"seed {seed}"
     packets = [Packet(*world.flow()) for _ in range(FLOWS)]

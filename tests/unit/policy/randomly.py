@@ -61,7 +61,7 @@ class World:
 
     def _policies(self) -> list[dict[str, Any]]:
         found = []
-        for number in range(self.rng.randrange(6)):
+        for number in range(self.rng.randrange(self.rng.choice([4, 6, 14]))):
             spec = {
                 "tier": self.rng.choice(["default", "default", "sec", "late", "gone"]),
                 "selector": self.rng.choice(SELECTORS), "ingress": self._rules(4), "egress": self._rules(3),

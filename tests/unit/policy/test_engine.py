@@ -52,11 +52,12 @@ def paths(all_states: list[Objects]) -> dict[str, list[Objects]]:
 def test_state_depends_on_what_is_there_not_on_how_it_came(name: str, twice: bool) -> None:
     """At every step the ruleset equals one compiled from scratch."""
     rng, path = random.Random(f"{name}{twice}"), paths(states())[name]
-    engine, before = PolicyEngine("rack1-h7"), Objects()
+    options = worlds.SMALL_BLOCKS if twice else PolicyOptions()
+    engine, before = PolicyEngine("rack1-h7", options), Objects()
     for state in path:
         change(engine, before, state, rng, twice)
         before = state
-        assert engine.compile() == worlds.compiled(state, "rack1-h7")
+        assert engine.compile() == worlds.compiled(state, "rack1-h7", options)
 
 
 def test_squashed_updates_give_the_same_state() -> None:

@@ -6,7 +6,7 @@ from typing import Any, Mapping
 
 import pytest
 
-from calico_plugin.policy import explain
+from calico_plugin.policy import PolicyOptions, explain
 from tests.unit.policy import worlds
 
 ACTIONS = {"accept": "allow", "drop": "deny"}
@@ -16,11 +16,14 @@ ENDS = (
 )
 
 
+@pytest.mark.parametrize("options", [PolicyOptions(), worlds.SMALL_BLOCKS], ids=["plain", "guarded"])
 @pytest.mark.parametrize("scenario", worlds.golden()["scenarios"], ids=lambda scenario: str(scenario["name"]))
-def test_verdict_and_deciding_rules_are_calicos(scenario: Mapping[str, Any]) -> None:
+def test_verdict_and_deciding_rules_are_calicos(
+    scenario: Mapping[str, Any], options: PolicyOptions
+) -> None:
     """Every flow: the same verdict at each end, decided by the same rules in the same order."""
     present = worlds.scenario_objects(scenario)
-    rulesets = {node: worlds.compiled(present, node) for node in worlds.nodes(present)}
+    rulesets = {node: worlds.compiled(present, node, options) for node in worlds.nodes(present)}
     wrong, judged = [], 0
     for flow in scenario["flows"]:
         for end, address, known, judge in ENDS:

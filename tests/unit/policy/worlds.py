@@ -12,7 +12,7 @@ import msgspec
 from calico_plugin.model.desired import Ruleset
 from calico_plugin.model.keys import ResourceKey
 from calico_plugin.model.resources import KINDS, HostEndpoint, Resource, WorkloadEndpoint
-from calico_plugin.policy import PolicyEngine
+from calico_plugin.policy import PolicyEngine, PolicyOptions
 from calico_plugin.policy.explain import Flow
 
 GOLDEN = Path(__file__).parents[2] / "data/golden/verdicts.json"
@@ -44,8 +44,12 @@ def scenario_objects(scenario: Mapping[str, Any]) -> Objects:
     return objects(document for document in documents if document not in rejected)
 
 
-def compiled(present: Objects, node: str) -> Ruleset:
-    engine = PolicyEngine(node)
+SMALL_BLOCKS = PolicyOptions(block_size=2)
+"""Cuts even short tiers, so that guards take part."""
+
+
+def compiled(present: Objects, node: str, options: PolicyOptions = PolicyOptions()) -> Ruleset:
+    engine = PolicyEngine(node, options)
     for key, value in present.items():
         engine.on_update(key, None, value)
     return engine.compile()
