@@ -2,9 +2,10 @@
 
     python -m benchmarks.ipam [--seconds 4] [--addresses 3000] [--endpoint URL] [--no-fsync]
 
-On an empty pool, on one full of other hosts' blocks, and on one where every block is claimed, so that addresses have to be
-borrowed. Each simulated host is a process of its own, its callers are threads, as in a driver. Every address has a handle
-and attributes. An etcd of its own is started on this disk, with fsync, unless `--endpoint` names one that may be emptied.
+On an empty pool, on one full of other hosts' blocks, and on one where every block is claimed, so that addresses have to
+be borrowed. Each simulated host is a process of its own, its callers are threads, as in a driver. Every address has a
+handle and attributes. An etcd of its own is started on this disk, with fsync, unless `--endpoint` names one that may be
+emptied.
 """
 from __future__ import annotations
 

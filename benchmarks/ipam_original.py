@@ -17,7 +17,7 @@ from msgspec.structs import replace
 from calico_plugin.datastore.kv import KV, Compare, Delete, Put
 from calico_plugin.deadline import Deadline
 from calico_plugin.ipam import block as arithmetic
-from calico_plugin.ipam.cidr import Cidr, parse
+from calico_plugin.ipam.cidr import Address, Cidr, parse
 from calico_plugin.ipam.pools import Pool, Walk, start_index
 from calico_plugin.ipam.view import POOLS, RESERVATIONS
 from calico_plugin.model import codec, keys
@@ -32,7 +32,7 @@ class OriginalClient:
     def __init__(self, kv: KV, host: str, pool: Pool) -> None:
         self.kv, self.host, self.pool = kv, host, pool
 
-    def assign(self, handle: str, attributes: dict[str, str], deadline: Deadline) -> None:
+    def assign(self, handle: str, attributes: dict[str, str], deadline: Deadline) -> Address:
         """One address; raises RuntimeError when there is none."""
         self.kv.get(keys.IPAM_CONFIG, deadline)
         self.kv.list(RESERVATIONS, deadline)
@@ -44,34 +44,40 @@ class OriginalClient:
             parsed = keys.parse_affinity(item.key)
             assert parsed is not None
             self.kv.get(item.key, deadline)
-            if self._assign_from(parse(parsed[1]), handle, attribute, deadline):
-                return
+            if given := self._assign_from(parse(parsed[1]), handle, attribute, deadline):
+                return given
         for _ in range(TRIES):
             cidr = self._free_block(deadline)
             if cidr is None:
                 break
-            if self._claim_block(cidr, deadline) and self._assign_from(cidr, handle, attribute, deadline):
-                return
+            if not self._claim_block(cidr, deadline):
+                continue
+            if given := self._assign_from(cidr, handle, attribute, deadline):
+                return given
         # Borrow: block after block from the host's start on, each read anew.
         walk = Walk.of(self.pool, self.host, None, start_index)
-        if not any(self._assign_from(walk.block(n), handle, attribute, deadline) for n in range(walk.count)):
-            raise RuntimeError("no address")
+        for rank in range(walk.count):
+            if given := self._assign_from(walk.block(rank), handle, attribute, deadline):
+                return given
+        raise RuntimeError("no address")
 
-    def _assign_from(self, cidr: Cidr, handle: str, attribute: AllocationAttribute, deadline: Deadline) -> bool:
+    def _assign_from(
+        self, cidr: Cidr, handle: str, attribute: AllocationAttribute, deadline: Deadline
+    ) -> Address | None:
         key = keys.block(str(cidr))
         for _ in range(TRIES):
             item = self.kv.get(key, deadline)
             if item is None:
-                return False
+                return None
             block, ordinals = arithmetic.assign(codec.decode(Block, key, item.value), 1, attribute)
             if not ordinals:
-                return False
+                return None
             self._count(handle, cidr, 1, deadline)
             data = codec.encode(arithmetic.bumped(block))
             if self.kv.commit([Compare(key, item.revision)], [Put(key, data)], deadline).succeeded:
-                return True
+                return cidr.at(ordinals[0])
             self._count(handle, cidr, -1, deadline)
-        return False
+        return None
 
     def _count(self, handle: str, cidr: Cidr, by: int, deadline: Deadline) -> None:
         key = keys.handle(handle)

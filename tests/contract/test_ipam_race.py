@@ -14,11 +14,14 @@ from typing import Any
 
 import pytest
 
+from benchmarks.ipam_original import OriginalClient
 from calico_plugin.datastore.etcd import EtcdKV, connect
 from calico_plugin.deadline import Deadline
 from calico_plugin.errors import NotFound, PoolExhausted
 from calico_plugin.ipam import Allocator, Release
 from calico_plugin.ipam import block as arithmetic
+from calico_plugin.ipam.cidr import parse
+from calico_plugin.ipam.pools import Pool
 from calico_plugin.model import codec, keys
 from calico_plugin.model.ipam import Block, Handle
 
@@ -99,6 +102,27 @@ def take_all(endpoint: str, host: str, start: Any, results: Any) -> None:
     kv.close()
 
 
+def take_as_original(endpoint: str, host: str, start: Any, results: Any) -> None:
+    """A host that runs the original's two-phase claims and separate writes of handle and block, until there is no
+    address.
+    """
+    kv = connect([endpoint])
+    client = OriginalClient(kv, host, Pool("pool", parse("10.50.0.0/23"), 28))
+    given: Given = []
+    errors: list[str] = []
+    start.wait()
+    try:
+        while True:
+            handle = f"{host}-{len(given)}"
+            given.append((str(client.assign(handle, {"node": host}, Deadline(50))), handle))
+    except RuntimeError:
+        pass
+    except Exception as error:
+        errors.append("".join(traceback.format_exception(error)))
+    results.put((given, errors))
+    kv.close()
+
+
 def churn(endpoint: str, host: str, start: Any, results: Any) -> None:
     """A host whose callers take and give back at random; what they hold at the end is reported."""
     kv = connect([endpoint])
@@ -147,11 +171,14 @@ def _give_back(allocator: Allocator, held: tuple[str, list[str]], chance: random
     allocator.release(releases, Deadline(50))
 
 
-def race(endpoint: str, target: Any, hosts: list[str]) -> Given:
+def race(endpoint: str, target: Any, hosts: list[str], others: Any = None) -> Given:
     """What all processes were given; an error of any of them fails the test."""
     context = multiprocessing.get_context("spawn")
     start, results = context.Event(), context.Queue()
-    processes = [context.Process(target=target, args=(endpoint, host, start, results)) for host in hosts]
+    processes = [
+        context.Process(target=others if host.startswith("original") else target, args=(endpoint, host, start, results))
+        for host in hosts
+    ]
     for process in processes:
         process.start()
     start.set()
@@ -162,17 +189,33 @@ def race(endpoint: str, target: Any, hosts: list[str]) -> Given:
     return [one for given, _ in parts for one in given]
 
 
-@pytest.mark.parametrize(
-    "hosts", [[f"racer-{n}" for n in range(PROCESSES)], ["racer-0"] * PROCESSES], ids=["hosts", "one-host"]
-)
-def test_eight_processes_and_two_thousand_addresses(etcd: str, kv: EtcdKV, hosts: list[str]) -> None:
-    """All 2,000 addresses of two pools are given, each once, down to the last, which only borrowing reaches."""
+def test_eight_hosts_and_two_thousand_addresses(etcd: str, kv: EtcdKV) -> None:
+    """All 2,000 addresses of six pools are given, each once, down to the last, which only borrowing reaches."""
     # 1,024 + 512 + 256 + 128 + 64 + 16 = 2,000
     cidrs = ["10.50.0.0/22", "10.60.0.0/23", "10.70.0.0/24", "10.80.0.0/25", "10.90.0.0/26", "10.99.0.0/28"]
+    race_for_all(etcd, kv, cidrs, [f"racer-{number}" for number in range(PROCESSES)], ADDRESSES)
+
+
+def test_eight_processes_of_one_host(etcd: str, kv: EtcdKV) -> None:
+    """They share the host's blocks, and meet in each of them."""
+    race_for_all(etcd, kv, ["10.50.0.0/23", "10.60.0.0/26"], ["racer"] * PROCESSES, 576)
+
+
+def race_for_all(endpoint: str, kv: EtcdKV, cidrs: list[str], hosts: list[str], count: int) -> None:
     put_pool(kv, {f"pool-{number}": cidr for number, cidr in enumerate(cidrs)}, sorted(set(hosts)))
-    given = race(etcd, take_all, hosts)
-    assert len({address for address, _ in given}) == len(given) == ADDRESSES
-    assert allocated(stored_blocks(kv)) == ADDRESSES
+    given = race(endpoint, take_all, hosts)
+    assert len({address for address, _ in given}) == len(given) == count
+    assert allocated(stored_blocks(kv)) == count
+    check_sound(kv)
+
+
+def test_beside_the_originals_way(etcd: str, kv: EtcdKV) -> None:
+    """Hosts that claim and write as Calico's own tools do share the pool with ours: nothing is given twice or lost."""
+    hosts = ["racer-0", "racer-1", "original-0", "original-1"]
+    put_pool(kv, {"pool": "10.50.0.0/23"}, hosts)
+    given = race(etcd, take_all, hosts, take_as_original)
+    assert len({address for address, _ in given}) == len(given) == 512
+    assert allocated(stored_blocks(kv)) == 512
     check_sound(kv)
 
 
