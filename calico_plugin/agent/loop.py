@@ -194,6 +194,7 @@ class Loop:
         return (
             self._policy.dirty
             or self._endpoints.dirty
+            or self._routes.pending
             or self._files_dirty
             or self._routing_dirty
             or self._felix_dirty

@@ -75,6 +75,11 @@ class RouteTable:
     def __len__(self) -> int:
         return len(self._delta.actual)
 
+    @property
+    def pending(self) -> bool:
+        """Whether the kernel's routes are not as they should be."""
+        return bool(self._delta)
+
     def want(self, address: str, index: int) -> None:
         self._delta.want(address, index)
 
