@@ -28,8 +28,8 @@ from calico_plugin.model.ipam import Affinity, Block, Handle
 
 CONFIRMED = Affinity(state="confirmed")
 
-# etcd's default of --max-txn-ops is 128, for compares and for operations; one plan adds up to about 60 after the check.
-ROOM = 60
+# etcd's default of --max-txn-ops is 128, for compares and for operations; one plan adds up to about 75 after the check.
+ROOM = 48
 
 _encode = msgspec.json.Encoder(order="deterministic").encode
 

@@ -304,6 +304,23 @@ class TestGiving:
         assert len(allocator.release_by_handle("h", soon()).addresses) == 90
         assert in_use(cluster) == 0 and cluster.list(keys.HANDLES, soon()).items == ()
 
+    def test_large_requests_together(self, cluster: EtcdKV, allocator: Allocator) -> None:
+        """Their sum is more than etcd takes in one transaction: they go in several, and nobody sees it."""
+        put(cluster, "IPPool", "tiny", {"cidr": "10.60.0.0/24", "blockSize": 31})
+        given: list[Any] = []
+
+        def take(number: int) -> None:
+            given.extend(allocator.auto_assign(
+                "dock-a", 40, handle=f"h{number}", pools=["10.60.0.0/24"], max_blocks=200, deadline=soon()
+            ).addresses)
+
+        threads = [threading.Thread(target=take, args=(number,)) for number in range(6)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        assert len(set(given)) == len(given) == in_use(cluster) == 240
+
     @pytest.mark.parametrize(
         "within, expected",
         [("10.50.0.20/30", ["10.50.0.20/28", "10.50.0.21/28"]), ("10.50.0.32/27", ["10.50.0.32/28", "10.50.0.33/28"])],
