@@ -141,7 +141,7 @@ class Addresses:
 
     def _given(self, call: RequestAddress, address: IPAddress, pool: Pool, deadline: Deadline) -> str:
         if not pool.holds(address):
-            raise InvalidInput("Address", str(address), f"lies outside of {pool.within or pool.cidr or pool.id}")
+            raise InvalidInput("Address", str(address), f"it lies outside of {pool.within or pool.cidr or pool.id}")
         handle = allocations.handle(allocations.GATEWAY_TYPE, address) if call.gateway else None
         attributes = {**self._attributes(), **({TYPE: allocations.GATEWAY_TYPE} if call.gateway else {})}
         try:
@@ -165,10 +165,8 @@ class Addresses:
             return
         where = f" on node {owner.node}" if owner.node else ""
         what = f" ({owner.type})" if owner.type else ""
-        raise Conflict(
-            f"address {address}",
-            hint=f"it is in use{where}{what}: choose another one, or leave the choice to calico-ipam",
-        )
+        hint = f"the address is in use{where}{what}: choose another one, or leave the choice to calico-ipam"
+        raise InvalidInput("address", str(address), hint) from error
 
     def _unbind(self, address: str, deadline: Deadline) -> bool:
         """Remove the endpoint that still has the address; False when the endpoint is alive and must keep it."""

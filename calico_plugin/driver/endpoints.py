@@ -251,7 +251,7 @@ class Endpoints:
 
     def _agent(self) -> str:
         if self._readiness.agent_alive():
-            return "is running but has not got that far; see its log (/var/log/calico/agent/current)"
+            return "is running but has not got that far; see its log (/var/log/calico/calico-agent/current)"
         return "is not running: start calico-node on this host"
 
     def _pool_routes(self, record: NetworkRecord, options: NetworkOptions, versions: set[int]) -> tuple[str, ...]:

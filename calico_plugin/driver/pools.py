@@ -86,7 +86,7 @@ def _parse_ours(pool_id: str) -> Pool:
         network = ip_network(cidr)
         return Pool(network.version, network, ip_network(within) if within else None)
     except ValueError as problem:
-        raise InvalidInput("PoolID", pool_id, f"cannot be read: {problem}") from problem
+        raise InvalidInput("PoolID", pool_id, f"it cannot be read: {problem}") from problem
 
 
 def _automatic(call: RequestPool, pools: Sequence[IPPool]) -> Granted:
@@ -120,14 +120,14 @@ def _holder(call: RequestPool, wanted: IPNetwork, pools: Sequence[IPPool]) -> IP
     around = [pool for pool in pools if _inside(wanted, ip_network(pool.spec.cidr, strict=False))]
     found = exact or (around if call.inside else [])
     if not found:
-        hint = "is the CIDR of no IP pool"
+        hint = "no IP pool has this CIDR"
         if around:
             hint += (
-                f", but lies in {around[0].name}: to use a part of a pool add --ipam-opt {IPAM_OPTION_INSIDE}=true"
+                f", but it lies in {around[0].name}: to use a part of a pool add --ipam-opt {IPAM_OPTION_INSIDE}=true"
             )
         raise InvalidInput("--subnet", str(wanted), f"{hint}; {_list(pools)}")
     if call.pool_name and call.pool_name not in [pool.name for pool in found]:
-        raise InvalidInput("--ipam-opt pool", call.pool_name, f"is not the pool of --subnet {wanted}; {_list(pools)}")
+        raise InvalidInput("--ipam-opt pool", call.pool_name, f"not the pool of --subnet {wanted}; {_list(pools)}")
     if found[0].spec.disabled:
         raise InvalidInput(
             "--subnet", str(wanted), f"its IP pool {found[0].name} is disabled; enable it or use another one"

@@ -196,7 +196,7 @@ def network_options(given: Mapping[str, str]) -> NetworkOptions:
     for name in given:
         if name not in NETWORK_OPTIONS:
             raise Unsupported(
-                f"--opt {name}", hint=f"is not known to driver calico; known: {', '.join(NETWORK_OPTIONS)}"
+                f"--opt {name}", hint=f"not known to driver calico; known: {', '.join(NETWORK_OPTIONS)}"
             )
     return NetworkOptions(
         mtu=_mtu(given[OPTION_MTU]) if OPTION_MTU in given else None,
@@ -253,13 +253,13 @@ def request_pool(body: bytes) -> RequestPool:
     for name in options:
         if name not in IPAM_OPTIONS:
             raise Unsupported(
-                f"--ipam-opt {name}", hint=f"is not known to calico-ipam; known: {', '.join(IPAM_OPTIONS)}"
+                f"--ipam-opt {name}", hint=f"not known to calico-ipam; known: {', '.join(IPAM_OPTIONS)}"
             )
     pool = _network("--subnet", raw.pool) if raw.pool else None
     inside = _network("--ip-range", raw.sub_pool) if raw.sub_pool else None
     if inside is not None and (pool is None or not _within(inside, pool)):
         raise InvalidInput(
-            "--ip-range", str(inside), "lies in no --subnet of this network; name the --subnet that holds it"
+            "--ip-range", str(inside), "it lies in no --subnet of this network; name the --subnet that holds it"
         )
     return RequestPool(
         space=raw.address_space or "",
@@ -305,27 +305,27 @@ def _decode(shape: Type[T], body: bytes) -> T:
     if not body.strip():
         raise InvalidInput(
             "request body",
-            hint="is empty; Docker sends that when it repeats a call that broke off: try the command again",
+            hint="it is empty; Docker sends that when it repeats a call that broke off: try the command again",
         )
     try:
         decoded: T = _DECODERS[shape].decode(body)
         return decoded
     except (msgspec.ValidationError, msgspec.DecodeError, UnicodeDecodeError) as problem:
-        raise InvalidInput("request body", hint=f"is not what Docker's plugin protocol says: {problem}") from problem
+        raise InvalidInput("request body", hint=f"not what Docker's plugin protocol says: {problem}") from problem
 
 
 def _identifier(name: str, value: str | None) -> str:
     if not value:
-        raise InvalidInput(name, hint="is missing in the request")
+        raise InvalidInput(name, hint="missing in the request")
     # It becomes part of etcd keys, of file and of link names.
     if _IDENTIFIER.fullmatch(value) is None:
-        raise InvalidInput(name, value, "is not an identifier as Docker makes them")
+        raise InvalidInput(name, value, "not an identifier as Docker makes them")
     return value
 
 
 def _pool_id(value: str | None) -> str:
     if not value:
-        raise InvalidInput("PoolID", hint="is missing in the request")
+        raise InvalidInput("PoolID", hint="missing in the request")
     return value
 
 
