@@ -140,6 +140,9 @@ class Settings:
     health_host: str = "localhost"
     secrets_dir: Path = Path("/etc/calico/secrets")
     docker_drivers: tuple[str, ...] = ("calico", "calico:latest")
+    # What the agent reports to the datastore; None: as FelixConfiguration says.
+    reporting_interval: float | None = None
+    endpoint_reporting: bool | None = None
     node: NodeSettings = NodeSettings()
     bad: tuple[Problem, ...] = ()
 
@@ -171,6 +174,8 @@ class Settings:
             health_host=read.text("FELIX_HEALTHHOST", "localhost"),
             secrets_dir=Path(read.text("CALICO_SECRETS_DIR", "/etc/calico/secrets")),
             docker_drivers=_drivers(read),
+            reporting_interval=read.parsed("FELIX_REPORTINGINTERVALSECS", _seconds, None),
+            endpoint_reporting=_flag(read, "FELIX_ENDPOINTREPORTINGENABLED"),
             node=_node(read),
             bad=(),
         )
@@ -332,8 +337,12 @@ def _log_level(read: _Reader) -> str:
     return "debug" if read.text("CALICO_DEBUG").lower() == "true" else "info"
 
 
+def _flag(read: _Reader, name: str) -> bool | None:
+    return read.boolean(name, True) if read.text(name) else None
+
+
 def _drivers(read: _Reader) -> tuple[str, ...]:
-    """Names under which Docker may know the network driver: as a socket, and as a managed plugin, whose name has a tag."""
+    """Names under which Docker may know the network driver: a socket's, and a managed plugin's, which has a tag."""
     names = [part.strip() for part in read.text("CALICO_LIBNETWORK_DRIVER_NAMES").split(",") if part.strip()]
     return tuple(names) or ("calico", "calico:latest")
 
@@ -403,6 +412,12 @@ def _backend(read: _Reader) -> str:
     if legacy and not read.text("CALICO_NETWORKING_BACKEND"):
         return NONE if legacy.lower() == "false" else "bird"
     return read.choice("CALICO_NETWORKING_BACKEND", ("bird", NONE), "bird")
+
+
+def _seconds(text: str) -> float:
+    if not re.fullmatch(r"\d+(\.\d+)?", text):
+        raise ValueError("a number of seconds, 0 for none")
+    return float(text)
 
 
 def _seconds_above_zero(text: str) -> float:

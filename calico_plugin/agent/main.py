@@ -43,6 +43,10 @@ from calico_plugin.observe.server import Server, health_pages, metrics_pages
 from calico_plugin.policy import PolicyEngine, PolicyOptions
 
 FORWARD_SECONDS = 30.0
+USAGE = """Usage: calico-agent
+
+Makes this host what the cluster says: policy, routes, BIRD's configuration, status. Runs in the foreground; calico-node
+starts it. It takes no arguments: settings are the environment's (ETCD_ENDPOINTS, NODENAME, CALICO_..., FELIX_...)."""
 
 
 @dataclass(frozen=True)
@@ -57,6 +61,8 @@ class Workers:
     docker: DockerSync
     forward: Worker
     servers: tuple[Server, ...]
+    # Members of FelixConfiguration that the environment says.
+    felix_environment: dict[str, Any]
 
     def start(self, mailbox: Mailbox) -> None:
         for worker in self._all():
@@ -101,7 +107,7 @@ class Workers:
         self.released.hurry()
 
     def felix(self, specs: Sequence[dict[str, Any]]) -> None:
-        self.status.configure(reporting(Reporting(), *specs))
+        self.status.configure(reporting(Reporting(), *specs, self.felix_environment))
 
     def endpoints(self, up: dict[tuple[str, str, str], bool]) -> None:
         self.status.endpoints(up)
@@ -112,6 +118,9 @@ class Workers:
 
 def main() -> int:
     """Exit status: 0 after SIGTERM or SIGINT, 1 when it cannot start or a part of it failed."""
+    if len(sys.argv) > 1:
+        print(USAGE, file=sys.stderr if sys.argv[1] not in ("-h", "--help") else sys.stdout)
+        return 0 if sys.argv[1] in ("-h", "--help") else 2
     try:
         settings = Settings.checked(os.environ)
         log.setup("calico-agent", settings.log_level)
@@ -187,7 +196,18 @@ def _workers(
         docker=docker,
         forward=forward,
         servers=_servers(settings, metrics, health),
+        felix_environment=_felix_environment(settings),
     )
+
+
+def _felix_environment(settings: Settings) -> dict[str, Any]:
+    """The environment wins over FelixConfiguration, as with Felix."""
+    members: dict[str, Any] = {}
+    if settings.reporting_interval is not None:
+        members["reportingInterval"] = f"{settings.reporting_interval}s"
+    if settings.endpoint_reporting is not None:
+        members["endpointReportingEnabled"] = settings.endpoint_reporting
+    return members
 
 
 def _bird(settings: Settings, metrics: Metrics) -> BirdWorker | None:
