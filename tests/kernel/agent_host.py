@@ -44,14 +44,19 @@ def wait_until(what: str, condition: Callable[[], T], seconds: float = 10.0, pau
         time.sleep(pause)
 
 
+def enter(netns: str) -> None:
+    """Put the calling thread into a network namespace; for threads that end there."""
+    with open(f"/run/netns/{netns}") as file:
+        if _libc.setns(file.fileno(), _CLONE_NEWNET) != 0:
+            raise OSError(ctypes.get_errno(), "setns")
+
+
 def listener_in(netns: str, port: int) -> socket.socket:
     """A listening TCP socket on loopback of a namespace; made by a thread that enters it and ends."""
     made: list[socket.socket] = []
 
     def make() -> None:
-        with open(f"/run/netns/{netns}") as file:
-            if _libc.setns(file.fileno(), _CLONE_NEWNET) != 0:
-                raise OSError(ctypes.get_errno(), "setns")
+        enter(netns)
         sock = socket.socket()
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         sock.bind(("127.0.0.1", port))
