@@ -105,6 +105,7 @@ def reclaim(turn: Turn, host: str, cidr: Cidr) -> Block | None:
     if block is None or loser is None or loser == host or not arithmetic.is_empty(block):
         return None
     turn.load((affinity_key(loser, cidr), affinity_key(host, cidr)))
+    turn.rely_on_affinity(loser, cidr)
     if turn.affinity(loser, cidr) is not None:
         turn.put_affinity(loser, cidr, None)
     return claim_new(turn, host, cidr, block.sequence_number)
@@ -115,13 +116,14 @@ def let_go(turn: Turn, host: str, cidr: Cidr, *, must_be_empty: bool) -> bool:
     and is not.
     """
     block, affinity = turn.block(cidr), turn.affinity(host, cidr)
+    turn.rely_on_block(cidr)
+    turn.rely_on_affinity(host, cidr)
     if affinity is None:
         return True
     if block is not None and arithmetic.owner(block) == host:
         if arithmetic.is_empty(block):
             turn.put_block(cidr, None)
         elif must_be_empty:
-            turn.rely_on_block(cidr)
             return False
         else:
             turn.put_block(cidr, arithmetic.disowned(block))
@@ -152,10 +154,11 @@ def _claim(turn: Turn, host: str, cidr: Cidr) -> bool:
     if block is None:
         claim_new(turn, host, cidr)
         return True
+    turn.rely_on_block(cidr)
     if arithmetic.owner(block) != host:
-        turn.rely_on_block(cidr)
         return False
-    if turn.affinity(host, cidr) is None or not is_confirmed(turn.affinity(host, cidr)):
+    turn.rely_on_affinity(host, cidr)
+    if not is_confirmed(turn.affinity(host, cidr)):
         turn.put_affinity(host, cidr, CONFIRMED)
         turn.put_block(cidr, replace(block))
     return True

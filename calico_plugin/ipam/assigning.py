@@ -307,9 +307,8 @@ class _Search:
 
     def _scan(self, fresh: bool) -> Scan:
         """All blocks as seen at most `scan_seconds` ago; with `fresh`, after the request was made."""
-        ledger = self.turn.ledger
-        trusted = min(self.request.since, ledger.now() - self.turn.rules.scan_seconds)
-        return ledger.scan(self.version, self.turn.deadline, self.request.since if fresh else trusted)
+        trusted = min(self.request.since, self.turn.ledger.now() - self.turn.rules.scan_seconds)
+        return self.turn.scan(self.version, self.request.since if fresh else trusted)
 
     def _ranked(self, scan: Scan, memory: Orders, wanted: Callable[[Summary], bool]) -> list[Cidr]:
         """Wanted blocks of the allowed pools, in the order of the pools and, in each, in the host's order; worked out

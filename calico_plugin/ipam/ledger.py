@@ -15,7 +15,7 @@ from typing import Any, Callable, Iterable, Type
 
 import msgspec
 
-from calico_plugin.datastore.kv import KV, KeyValue
+from calico_plugin.datastore.kv import KV, KeyValue, Listing
 from calico_plugin.deadline import Deadline
 from calico_plugin.errors import CorruptValue
 from calico_plugin.ipam.cidr import Cidr, parse
@@ -231,6 +231,7 @@ class Ledger:
         self.hosts[host, version] = found
         for item in listing.items:
             self.learn(item.key, item)
+        self._miss(keys.affinity_prefix(host, version), listing)
         # Full blocks of ours may have room again by now: the search looks at them once more before it claims another.
         self.fetch((block_key(cidr) for _, cidr in found.cidrs), deadline)
         return found
@@ -241,6 +242,7 @@ class Ledger:
             listing = self._kv.list(_family(version), deadline, keys_only=True)
             self.used[version] = {mark(cidr) for item in listing.items if (cidr := block_cidr(item.key))}
             self.full.clear()
+            self._miss(_family(version), listing)
         return self.used[version]
 
     def scan(self, version: int, deadline: Deadline, not_before: float) -> Scan:
@@ -250,7 +252,8 @@ class Ledger:
             return known
         scan = Scan(self._clock())
         used: set[int] = set()
-        for item in self._kv.list(_family(version), deadline).items:
+        listing = self._kv.list(_family(version), deadline)
+        for item in listing.items:
             cidr = block_cidr(item.key)
             if cidr is None:
                 continue
@@ -261,7 +264,20 @@ class Ledger:
                 continue
         self.scans[version], self.used[version] = scan, used
         self.full.clear()
+        for item in listing.items:
+            entry = self._entries.get(item.key)
+            if entry is not None and entry.revision != item.revision:
+                self.learn(item.key, item)
+        self._miss(_family(version), listing)
         return scan
+
+    def _miss(self, prefix: str, listing: Listing) -> None:
+        """Keys under a prefix that we remember and that a listing no longer has are gone."""
+        listed = {item.key for item in listing.items}
+        remembered = [key for key, entry in self._entries.items() if entry.revision and key.startswith(prefix)]
+        for key in remembered:
+            if key not in listed:
+                self.learn(key, None)
 
     def now(self) -> float:
         return self._clock()

@@ -20,7 +20,7 @@ from calico_plugin.deadline import Deadline
 from calico_plugin.errors import CorruptValue, DatastoreError, DeadlineExceeded
 from calico_plugin.ipam import block as arithmetic
 from calico_plugin.ipam.cidr import Cidr
-from calico_plugin.ipam.ledger import ABSENT, Entry, Ledger, Stored, affinity_key, block_key
+from calico_plugin.ipam.ledger import ABSENT, Entry, Ledger, Scan, Stored, affinity_key, block_key
 from calico_plugin.ipam.pools import Pool, Selects, StartIndex
 from calico_plugin.ipam.view import HeldView, Inputs, NodeView
 from calico_plugin.model import keys
@@ -171,8 +171,20 @@ class Turn:
         before = self.ledger.hosts.get((host, version))
         if self.ledger.host_blocks(host, version, self.deadline, since) is before:
             return False
-        self._reads = {key: entry for key, entry in self._reads.items() if key in self._compares}
+        self._unpin()
         return True
+
+    def scan(self, version: int, not_before: float) -> Scan:
+        """All blocks as seen after `not_before`; values got before must be asked for again."""
+        before = self.ledger.scans.get(version)
+        scan = self.ledger.scan(version, self.deadline, not_before)
+        if scan is not before:
+            self._unpin()
+        return scan
+
+    def _unpin(self) -> None:
+        """What the ledger has just learned counts, except where this turn relies on an older value already."""
+        self._reads = {key: entry for key, entry in self._reads.items() if key in self._compares}
 
     # What this turn relies on and changes
 

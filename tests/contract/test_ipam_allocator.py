@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from typing import Any, Callable, Iterator, Mapping
 
 import pytest
+from msgspec.structs import replace
 
 from calico_plugin.datastore.cache import Cache
 from calico_plugin.datastore.etcd import EtcdKV, connect
@@ -225,6 +226,48 @@ class TestRoundTrips:
         counting.calls.clear()
         assert texts(allocator.auto_assign("dock-a", deadline=soon()).addresses) == ["10.50.0.2/28"]
         assert counting.calls == {"commit": 2}
+
+
+class TestMemory:
+    """What a process remembers of blocks is never the reason of a refusal."""
+
+    def test_room_made_by_others(self, cluster: EtcdKV, view: CachedView) -> None:
+        """Addresses that other processes have freed since, in own and in others' blocks, are found before a request
+        fails.
+        """
+        other = Allocator(cluster, selects, start=first)
+        other.auto_assign("dock-b", 32, deadline=soon())
+        allocator = Allocator(cluster, selects, view, start=first, scan_seconds=60)
+        allocator.auto_assign("dock-a", 32, deadline=soon())
+        with pytest.raises(PoolExhausted):
+            allocator.auto_assign("dock-a", deadline=soon())
+        for address in ("10.50.0.3", "10.50.0.40", "10.50.0.17"):
+            other.release([address], soon())
+            assert texts(allocator.auto_assign("dock-a", deadline=soon()).addresses) == [f"{address}/28"]
+
+    def test_blocks_let_go_by_others(self, cluster: EtcdKV, view: CachedView) -> None:
+        """A block that is unclaimed by now is claimed, not borrowed from or missed."""
+        other = Allocator(cluster, selects, start=first)
+        other.claim_affinity("dock-b", "10.50.0.0/26", soon())
+        allocator = Allocator(cluster, selects, view, start=first, scan_seconds=60)
+        allocator.auto_assign("dock-a", 64, deadline=soon())
+        with pytest.raises(PoolExhausted):
+            allocator.auto_assign("dock-a", deadline=soon())
+        other.release([f"10.50.0.{number}" for number in range(16)], soon())
+        other.release_affinity("dock-b", "10.50.0.0/28", soon())
+        assert texts(allocator.auto_assign("dock-a", deadline=soon()).addresses) == ["10.50.0.0/28"]
+        assert block_of(cluster).affinity == "host:dock-a"
+
+    def test_claims_made_and_ended_by_others(self, cluster: EtcdKV, view: CachedView) -> None:
+        """Blocks are claimed and let go as they are stored, not as they were when this process last looked."""
+        allocator, other = Allocator(cluster, selects, view, start=first), Allocator(cluster, selects, start=first)
+        allocator.claim_affinity("dock-a", "10.50.0.0/27", soon())
+        other.release_host_affinities("dock-a", soon())
+        assert len(allocator.claim_affinity("dock-a", "10.50.0.0/27", soon()).claimed) == 2
+        allocator.release_host_affinities("dock-a", soon())
+        other.claim_affinity("dock-a", "10.50.0.0/27", soon())
+        allocator.release_host_affinities("dock-a", soon())
+        assert cluster.list(keys.IPAM, soon()).items == ()
 
 
 class TestStaleViews:
@@ -446,6 +489,26 @@ class TestTaking:
         allocator.release_host_affinities("dock-a", soon())
         assert [item.key for item in cluster.list(keys.IPAM, soon()).items] == [keys.block("10.50.0.32/28")]
         assert block_of(cluster, "10.50.0.32/28").affinity is None
+
+    @pytest.mark.parametrize("host", ["dock-a", "dock-b"], ids=["own block", "borrowed"])
+    def test_a_rested_address_is_given_again(self, cluster: EtcdKV, view: CachedView, host: str) -> None:
+        """With a cooldown a released address is left alone until it has rested, also by one that remembers the block.
+        """
+        put(cluster, "IPPool", "web", {"cidr": "10.50.0.0/28", "blockSize": 28})
+        set_config(cluster, IPAMConfig(auto_allocate_blocks=True, ip_cooldown_seconds=600), soon())
+        allocator = Allocator(cluster, selects, view, start=first, scan_seconds=0)
+        allocator.auto_assign("dock-a", 16, deadline=soon())
+        allocator.release(["10.50.0.3"], soon())
+        with pytest.raises(PoolExhausted):
+            allocator.auto_assign(host, deadline=soon())
+        with pytest.raises(AlreadyExists, match="10.50.0.3.*rests for the cooldown"):
+            allocator.assign("10.50.0.3", host, deadline=soon())
+        stored = block_of(cluster)
+        old = "2026-01-01T00:00:00Z"
+        marks = [replace(one, released_at=old) if one.released_at else one for one in stored.attributes or ()]
+        cluster.put(keys.block(BLOCK), codec.encode(replace(stored, attributes=tuple(marks))), soon())
+        assert texts(allocator.auto_assign(host, deadline=soon()).addresses) == ["10.50.0.3/28"]
+        assert arithmetic.problems(block_of(cluster), 16) == []
 
     def test_a_whole_pool_of_many_hosts(self, cluster: EtcdKV, allocator: Allocator) -> None:
         """Claims of 128 blocks go in a few commits, and all that was empty is gone."""
