@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from ipaddress import ip_interface
-from typing import Iterable, Mapping, Protocol
+from typing import Container, Iterable, Mapping, Protocol
 
 from calico_plugin.agent.status_files import StatusFiles, content
 from calico_plugin.dataplane.links import Link
@@ -129,6 +129,10 @@ class Endpoints:
 
     def without_link(self) -> list[LocalEndpoint]:
         return [endpoint for endpoint in self._known.values() if endpoint.interface not in self._links]
+
+    def behind(self, interfaces: Container[str]) -> list[LocalEndpoint]:
+        """Endpoints of these interfaces."""
+        return [endpoint for endpoint in self._known.values() if endpoint.interface in interfaces]
 
     # Events
 

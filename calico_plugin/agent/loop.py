@@ -30,7 +30,7 @@ from calico_plugin.dataplane.netlink import RTM_DELLINK, RTM_NEWLINK, Events, Ne
 from calico_plugin.datastore.watch import Broken, Changes, Listed
 from calico_plugin.errors import DataplaneError
 from calico_plugin.model.keys import ResourceKey
-from calico_plugin.model.names import INTERFACE_PREFIX
+from calico_plugin.model.names import INTERFACE_PREFIX, TEMPORARY_PREFIX
 from calico_plugin.model.resources import Node
 from calico_plugin.model.snapshot import Snapshot
 from calico_plugin.observe.health import Health
@@ -130,6 +130,7 @@ class Loop:
         self._orphans: dict[str, float] = {}
         self._missing: dict[ResourceKey, float] = {}
         self.linkless: tuple[LocalEndpoint, ...] = ()
+        self._returned: frozenset[str] = frozenset()
         self._ipv6_forwarding = self._failed = self._lost = self._gateway_seen = False
         self._told: set[str] = set()
 
@@ -409,9 +410,21 @@ class Loop:
         self._cover_gateway()
         self._files.read()
         self._files_dirty = True
+        self._look_for_returned()
         self._count()
         self._policy.count()
         self._report_health()
+
+    def _look_for_returned(self) -> None:
+        """Links whose container's end is in this namespace: Docker put it back, and nobody was there to be told.
+
+        Between the making of a link and the start of its container that is so as well, hence the endpoints' grace.
+        """
+        try:
+            back = links.listing(self._netlink, TEMPORARY_PREFIX)
+        except DataplaneError:
+            return
+        self._returned = frozenset(INTERFACE_PREFIX + name.removeprefix(TEMPORARY_PREFIX) for name in back)
 
     def _host_settings(self) -> None:
         wanted = ["net/ipv4/ip_forward"]
@@ -454,7 +467,10 @@ class Loop:
             self._log.warning("somebody changed our table; repaired", object=name)
 
     def _sweep(self) -> None:
-        """Leftovers: links that no endpoint names, and endpoints whose link is gone (those only Docker can judge)."""
+        """Leftovers: links that no endpoint names, and endpoints whose link is gone or given back.
+
+        About endpoints only Docker can judge.
+        """
         if not self._first_pass_done:
             return
         now = self._clock()
@@ -465,7 +481,7 @@ class Loop:
                 self._log.warning("a leftover link stays", error=str(error))
             self._metrics.swept.labels("link").inc(len(old))
             self._log.info("removed links without endpoint", links=[link.name for link in old])
-        without = self._endpoints.without_link()
+        without = [*self._endpoints.without_link(), *self._endpoints.behind(self._returned)]
         self._missing = {one.key: self._missing.get(one.key, now) for one in without}
         self.linkless = tuple(one for one in without if now - self._missing[one.key] >= ENDPOINT_GRACE)
 
