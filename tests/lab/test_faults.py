@@ -167,7 +167,8 @@ def test_container_removed_while_calico_is_down(lab, pair):
     wait_for("the end of the driver", lambda: not node.part("driver"), 20)
     lab["host1"].run("docker", "rm", "-f", pair[0].name, seconds=150, check=False)
     node.run()
-    wait_for("all traces to go", lambda: leaks.none(lab), 60, 0.5)
+    # Nobody tells: it is found by looking, once it has been so for longer than any call to the driver takes.
+    wait_for("all traces to go", lambda: leaks.none(lab), 100, 0.5)
     wait_established(lab)
 
 
@@ -179,8 +180,10 @@ def test_power_cut(lab, network, run):
     near = run("host1", "power-near", net)
     wait_for("the route", lambda: near.pings(kept.address()), 20)
     lab["host2"].power_off()
-    lab.start_host("host2")
+    lab.boot("host2")
+    # First the driver, then Docker: it starts its containers once, at its own start.
     lab.node("host2").run()
+    lab.docker("host2").start()
     wait_established(lab, 60)
     back = Container(lab["host2"], kept.name)
     wait_for("the kept container", lambda: back.inspect("{{.State.Running}}") == "true", 60)
