@@ -45,6 +45,7 @@ UPKEEP_SECONDS = 10.0
 RESYNC_SECONDS = 90.0
 AUDIT_SECONDS = 180.0
 SWEEP_SECONDS = 2.0
+WATCH_SECONDS = 3.0
 # A link without endpoint: its endpoint may be on its way from etcd, or the driver about to delete it.
 LINK_GRACE = 10.0
 # An endpoint without link: longer than any driver call may take.
@@ -167,6 +168,7 @@ class Loop:
             (UPKEEP_SECONDS, self._upkeep),
             (RESYNC_SECONDS, self._read_kernel),
             (AUDIT_SECONDS, self._audit),
+            (WATCH_SECONDS, self._watch_table),
             (SWEEP_SECONDS, self._sweep),
         ):
             self._timers.every(every, job)
@@ -461,10 +463,19 @@ class Loop:
         return address.split("/")[0]
 
     def _audit(self) -> None:
-        if not self._in_sync:
+        if not self._first_pass_done:
             return
-        for name in self._policy.audit():
-            self._log.warning("somebody changed our table; repaired", object=name)
+        changed = self._policy.audit()
+        if changed:
+            self._log.warning("somebody changed our table; repaired", objects=len(changed), first=changed[0])
+
+    def _watch_table(self) -> None:
+        """Others' transactions are rare, and so is a look at the whole table."""
+        try:
+            if self._first_pass_done and self._policy.is_disturbed():
+                self._audit()
+        except DataplaneError as error:
+            self._log.warning("the table cannot be watched", error=str(error))
 
     def _sweep(self) -> None:
         """Leftovers: links that no endpoint names, and endpoints whose link is gone or given back.

@@ -29,6 +29,7 @@ from calico_plugin.agent.view import prefixes
 from calico_plugin.agent.worker import Worker
 from calico_plugin.config import NONE, Settings
 from calico_plugin.dataplane import conntrack, forwarding
+from calico_plugin.dataplane.generation import generation
 from calico_plugin.dataplane.netlink import NETLINK_NETFILTER, Netlink
 from calico_plugin.dataplane.nftables import Table
 from calico_plugin.datastore.etcd import EtcdKV, connect
@@ -136,7 +137,9 @@ def run(settings: Settings) -> bool:
     """Until SIGTERM or SIGINT; False when it ended by itself. Raises CalicoError when it cannot start."""
     mailbox = Mailbox()
     metrics, health = Metrics(settings.node_name), Health()
-    policy = Policy(PolicyEngine(settings.node_name, PolicyOptions()), Table(), metrics)
+    nftables = Netlink(protocol=NETLINK_NETFILTER)
+    engine = PolicyEngine(settings.node_name, PolicyOptions())
+    policy = Policy(engine, Table(), metrics, lambda: generation(nftables))
     loops: list[Loop] = []
     workers = _workers(
         settings, _connect(settings), mailbox, metrics, health, lambda: loops[0].linkless if loops else ()

@@ -1,8 +1,12 @@
-"""Policy as the loop sees it: updates go in, the table follows, and it is known whose policy is in force where."""
+"""Policy as the loop sees it: updates go in, the table follows, and it is known whose policy is in force where.
+
+Others may change our table (`nft flush ruleset`): the kernel's count of transactions tells that somebody changed
+something, and then ours is audited.
+"""
 
 from __future__ import annotations
 
-from typing import Mapping
+from typing import Callable, Mapping
 
 import structlog
 
@@ -17,10 +21,16 @@ from calico_plugin.policy import PolicyEngine
 
 
 class Policy:
-    """Owned by the loop's thread. `in_force` only changes when the kernel took the rules."""
+    """Owned by the loop's thread. `in_force` only changes when the kernel took the rules.
 
-    def __init__(self, engine: PolicyEngine, table: Table, metrics: Metrics) -> None:
-        self._engine, self._table, self._metrics = engine, table, metrics
+    `generation` is the kernel's count of transactions (dataplane.generation).
+    """
+
+    def __init__(
+        self, engine: PolicyEngine, table: Table, metrics: Metrics, generation: Callable[[], int] = lambda: 0
+    ) -> None:
+        self._engine, self._table, self._metrics, self._generation = engine, table, metrics, generation
+        self._seen = 0
         self._dirty = self.failed = False
         self._ruleset = Ruleset()
         self._problems: Mapping[ResourceKey, str] = {}
@@ -57,6 +67,9 @@ class Policy:
             raise
         self.failed = self._dirty = False
         self._ruleset = ruleset
+        if applied:
+            self._seen = self._generation()
+            self._tell_refused(applied.refused)
         self.in_force = dict(self._engine.interfaces())
         self._tell_problems()
         for chain, why in applied.refused:
@@ -70,12 +83,18 @@ class Policy:
         )
 
     def audit(self) -> tuple[str, ...]:
-        """Names of objects that others had changed."""
+        """Names of objects that others had changed; they are repaired."""
         try:
-            return self._table.audit()
+            found = self._table.audit()
+            self._seen = self._generation()
+            return found
         except DataplaneError as error:
             self._log.warning("the table could not be audited", error=str(error))
             return ()
+
+    def is_disturbed(self) -> bool:
+        """Whether somebody changed nftables since we wrote or audited last. Raises DataplaneError."""
+        return self._generation() != self._seen
 
     def count(self) -> None:
         """Sizes for the metrics."""
@@ -85,6 +104,10 @@ class Policy:
 
     def close(self) -> None:
         self._table.close()
+
+    def _tell_refused(self, refused: tuple[tuple[str, str], ...]) -> None:
+        for chain, why in refused:
+            self._log.error("the kernel refuses a chain; it drops everything instead", chain=chain, why=why)
 
     def _tell_problems(self) -> None:
         problems = dict(self._engine.problems())

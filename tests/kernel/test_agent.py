@@ -209,6 +209,16 @@ class TestDrift:
         wait_until("both routes", lambda: sum(CALI_A in route for route in host.routes()) >= 2)
         assert host.is_up(A)
 
+    def test_deleted_table_comes_back(self, host: AgentHost) -> None:
+        """Who deletes our table (or flushes all) opens the host for seconds only; others' tables are not touched."""
+        host.started().up(A, "10.65.0.1")
+        host.run("nft", "add", "table", "inet", "theirs")
+        before = host.table()
+        host.run("nft", "delete", "table", "inet", "calico")
+        wait_until("the table", lambda: host.table() == before, 8)
+        assert "theirs" in host.run("nft", "list", "tables")
+        assert "somebody changed our table" in host.text()
+
     def test_routes_of_others_stay(self, host: AgentHost) -> None:
         """Routes of other protocols are not removed, not even on our links."""
         host.started().up(A, "10.65.0.1")
