@@ -78,6 +78,14 @@ class Resolved:
     link: Link | None
 
 
+@dataclass(frozen=True, slots=True)
+class Published:
+    """Interfaces whose endpoint came into force, and those where it went."""
+
+    up: tuple[str, ...] = ()
+    down: tuple[str, ...] = ()
+
+
 class Endpoints:
     """Owned by the loop's thread. Events only mark interfaces dirty; `resolve` and `publish` do the work."""
 
@@ -92,6 +100,7 @@ class Endpoints:
         self._unsettled: set[str] = set()
         self._dirty: set[str] = set()
         self._unpublished: set[str] = set()
+        self._up: set[str] = set()
         self._released: set[str] = set()
         self._quarantine: set[str] = set()
         self._has_ipv6 = False
@@ -221,26 +230,27 @@ class Endpoints:
             self._hold(name, old, new)
             self._unpublished.add(name)
 
-    def publish(self) -> int:
-        """Say which status files should be; how many came.
-
-        They are those of endpoints whose link, settings and routes are in force.
-        """
-        changed = 0
+    def publish(self) -> Published:
+        """Say which status files should be: those of endpoints whose link, settings and routes are in force."""
+        up, down = [], []
         for name in tuple(self._unpublished):
             resolved = self._resolved.get(name)
-            if resolved is None:
-                self._unpublished.discard(name)
-                continue
-            endpoint = resolved.endpoint
-            if resolved.link is None:
-                self._files.unwant(endpoint.status)
-                self._unpublished.discard(name)
-            elif self._in_force(name, resolved):
+            if resolved is not None and resolved.link is not None:
+                if not self._in_force(name, resolved):
+                    continue
+                endpoint = resolved.endpoint
                 self._files.want(endpoint.status, content(name, endpoint.mac, endpoint.addresses))
-                self._unpublished.discard(name)
-                changed += 1
-        return changed
+                if name not in self._up:
+                    up.append(name)
+            else:
+                if resolved is not None:
+                    self._files.unwant(resolved.endpoint.status)
+                if name in self._up:
+                    down.append(name)
+            self._unpublished.discard(name)
+        self._up.update(up)
+        self._up.difference_update(down)
+        return Published(tuple(up), tuple(down))
 
     def up(self) -> Mapping[ResourceKey, bool]:
         """Endpoint -> whether it is in force."""

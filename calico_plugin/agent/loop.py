@@ -18,7 +18,7 @@ from typing import Any, Callable, Iterable, Protocol, Sequence
 import structlog
 
 from calico_plugin.agent.bird import KINDS as BIRD_KINDS
-from calico_plugin.agent.endpoints import Endpoints, LocalEndpoint
+from calico_plugin.agent.endpoints import Endpoints, LocalEndpoint, Published
 from calico_plugin.agent.mailbox import Mailbox
 from calico_plugin.agent.policy import Policy
 from calico_plugin.agent.released import Forgotten
@@ -50,6 +50,8 @@ WATCH_SECONDS = 3.0
 LINK_GRACE = 10.0
 # An endpoint without link: longer than any driver call may take.
 ENDPOINT_GRACE = 30.0
+# Interfaces that one line of the log names at most.
+_NAMED = 20
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.05, 10.0
 
 
@@ -85,7 +87,7 @@ class CycleReport:
     settled: int = 0
     policy: str = ""
     routes: int = 0
-    published: int = 0
+    published: Published = Published()
     problems: list[str] = field(default_factory=list)
 
     def sentence(self) -> str:
@@ -93,7 +95,8 @@ class CycleReport:
         did += [self.policy] if self.policy else []
         did += [f"set up {self.settled} links"] if self.settled else []
         did += [f"{self.routes} routes are not in place"] if self.routes else []
-        did += [f"{self.published} endpoints are up"] if self.published else []
+        did += [f"{len(self.published.up)} endpoints came up"] if self.published.up else []
+        did += [f"{len(self.published.down)} went"] if self.published.down else []
         did += self.problems
         return "; ".join(did)
 
@@ -389,6 +392,7 @@ class Loop:
         if self._log.is_enabled_for(logging.DEBUG):
             self._log.debug(report.sentence(), ms=round((self._clock() - started) * 1000, 1))
         self._metrics.batch_size.observe(report.updates)
+        self._tell_endpoints_that_changed(report.published)
         if report.problems:
             self._metrics.apply_failures.inc()
             self._log.error("a pass failed in part and will be repeated", problems=report.problems)
@@ -398,6 +402,11 @@ class Loop:
             self._metrics.initial_resync_seconds.set(seconds)
             self._report_health()
             self._log.info("the first pass is done", endpoints=len(self._endpoints), seconds=round(seconds, 3))
+
+    def _tell_endpoints_that_changed(self, published: Published) -> None:
+        for event, names in (("endpoints came up", published.up), ("endpoints went", published.down)):
+            if names:
+                self._log.info(event, count=len(names), interfaces=",".join(names[:_NAMED]))
 
     def _retry(self) -> None:
         pause = min(_LONGEST_PAUSE, _FIRST_PAUSE * 2 ** min(self._failures, 16))

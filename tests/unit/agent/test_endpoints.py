@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 from pathlib import Path
 
-from calico_plugin.agent.endpoints import Endpoints, LocalEndpoint, local_endpoint
+from calico_plugin.agent.endpoints import Endpoints, LocalEndpoint, Published, local_endpoint
 from calico_plugin.agent.status_files import StatusFiles
 from calico_plugin.dataplane.delta import Delta
 from calico_plugin.dataplane.links import Link
@@ -158,7 +158,7 @@ class TestNothingTooEarly:
         host.endpoints.unsettled()
         host.endpoints.resolve({})
         host.routes.write()
-        assert host.endpoints.publish() == 0
+        assert host.endpoints.publish() == Published()
         assert host.shown() == ({}, [])
 
     def test_no_file_without_settings(self, tmp_path: Path) -> None:
@@ -170,9 +170,9 @@ class TestNothingTooEarly:
         host.endpoints.unsettle(names.host_interface(E1))
         host.endpoints.resolve({names.host_interface(E1): key(E1)})
         host.routes.write()
-        assert host.endpoints.publish() == 0
+        assert host.endpoints.publish() == Published()
         assert [one.index for one in host.endpoints.unsettled()] == [11]
-        assert host.endpoints.publish() == 1
+        assert host.endpoints.publish() == Published(up=(names.host_interface(E1),))
 
     def test_no_file_without_route(self, tmp_path: Path) -> None:
         """A route that the kernel refuses holds the file back."""
@@ -181,9 +181,33 @@ class TestNothingTooEarly:
         host.endpoints.on_link(link(E1, 11))
         host.endpoints.unsettled()
         host.endpoints.resolve({names.host_interface(E1): key(E1)})
-        assert host.endpoints.publish() == 0
+        assert host.endpoints.publish() == Published()
         host.routes.write()
-        assert host.endpoints.publish() == 1
+        assert host.endpoints.publish() == Published(up=(names.host_interface(E1),))
+
+
+class TestPublished:
+    def test_only_changes_are_told(self, tmp_path: Path) -> None:
+        """Up once, not again when something of it is written again; down when endpoint or link goes."""
+        host, name = Host(tmp_path), names.host_interface(E1)
+        host.endpoints.on_resource(key(E1), wep(E1, "10.0.0.1"))
+        host.endpoints.on_link(link(E1, 11))
+        told = []
+        for change in (
+            lambda: None,
+            lambda: host.endpoints.on_resource(key(E1), wep(E1, "10.0.0.1", "10.0.0.2")),
+            host.endpoints.touch_all,
+            lambda: host.endpoints.on_link_gone(name),
+            lambda: host.endpoints.on_link(link(E1, 12)),
+            lambda: host.endpoints.on_resource(key(E1), None),
+        ):
+            change()
+            host.endpoints.unsettled()
+            host.endpoints.resolve({name: key(E1)})
+            host.routes.write()
+            told.append(host.endpoints.publish())
+        up, down = Published(up=(name,)), Published(down=(name,))
+        assert told == [up, Published(), Published(), down, up, down]
 
 
 class TestReleasedAddresses:
