@@ -90,6 +90,7 @@ class NodeSettings:
     """What calico-node's start-up needs. `ip`/`ip6` are "", "autodetect", "none" or an address, with or without prefix.
 
     Times are in seconds; `as_number` None means 'none given'; `etcd_listen` None means 'decide by the node's address'.
+    `managed`: we are a managed plugin of Docker's, which must open its socket within seconds and must not give up.
     """
 
     ip: str = ""
@@ -112,11 +113,15 @@ class NodeSettings:
     run_driver: bool = True
     etcd_listen: tuple[str, ...] | None = None
     start_timeout: float = 60.0
+    managed: bool = False
 
 
 @dataclass(frozen=True, slots=True)
 class Settings:
-    """What a program of this host needs to know. Paths are fields so that a test can move them."""
+    """What a program of this host needs to know. Paths are fields so that a test can move them.
+
+    `host_plugin_dir`: where the driver opens its sockets a second time, for a managed plugin: the host's plugin folder.
+    """
 
     datastore: DatastoreSettings
     node_name: str
@@ -140,6 +145,7 @@ class Settings:
     health_host: str = "localhost"
     secrets_dir: Path = Path("/etc/calico/secrets")
     docker_drivers: tuple[str, ...] = ("calico", "calico:latest")
+    host_plugin_dir: Path | None = None
     # What the agent reports to the datastore; None: as FelixConfiguration says.
     reporting_interval: float | None = None
     endpoint_reporting: bool | None = None
@@ -174,6 +180,7 @@ class Settings:
             health_host=read.text("FELIX_HEALTHHOST", "localhost"),
             secrets_dir=Path(read.text("CALICO_SECRETS_DIR", "/etc/calico/secrets")),
             docker_drivers=_drivers(read),
+            host_plugin_dir=read.parsed("CALICO_HOST_PLUGIN_DIR", Path, None),
             reporting_interval=read.parsed("FELIX_REPORTINGINTERVALSECS", _seconds, None),
             endpoint_reporting=_flag(read, "FELIX_ENDPOINTREPORTINGENABLED"),
             node=_node(read),
@@ -390,6 +397,7 @@ def _node(read: _Reader) -> NodeSettings:
         run_driver=read.text("CALICO_LIBNETWORK_ENABLED", "true").lower() != "false",
         etcd_listen=read.parsed("CALICO_ETCD_LISTEN", _addresses, None),
         start_timeout=read.parsed("CALICO_START_TIMEOUT", seconds, 60.0),
+        managed=read.text("CALICO_MANAGED_PLUGIN").lower() == "true",
     )
 
 

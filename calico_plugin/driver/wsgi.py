@@ -14,6 +14,7 @@ from __future__ import annotations
 import gc
 import os
 import sys
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Callable
 
 from gunicorn.app.base import BaseApplication
@@ -84,10 +85,16 @@ class DriverApplication(BaseApplication):
             self._services.close()
 
 
+def socket_paths(settings: Settings) -> tuple[Path, ...]:
+    """Both names in our plugin folder; for a managed plugin also in the host's, where Docker finds them by plain name."""
+    folders = [settings.plugin_dir, *([settings.host_plugin_dir] if settings.host_plugin_dir else [])]
+    return tuple(folder / name for folder in folders for name in (NETWORK_SOCKET, IPAM_SOCKET))
+
+
 def options(settings: Settings, close: Callable[[], None]) -> dict[str, Any]:
     """gunicorn's settings. `close` runs in the worker when it ends."""
     return {
-        "bind": [f"unix:{settings.plugin_dir / name}" for name in (NETWORK_SOCKET, IPAM_SOCKET)],
+        "bind": [f"unix:{path}" for path in socket_paths(settings)],
         "worker_class": "calico_plugin.driver.worker.PluginWorker",
         "workers": 1,
         "threads": THREADS,
