@@ -86,7 +86,7 @@ class DriverApplication(BaseApplication):
 
 
 def socket_paths(settings: Settings) -> tuple[Path, ...]:
-    """Both names in our plugin folder; for a managed plugin also in the host's, where Docker finds them by plain name."""
+    """Both names in our plugin folder; a managed plugin has them in the host's too, where plain names are looked up."""
     folders = [settings.plugin_dir, *([settings.host_plugin_dir] if settings.host_plugin_dir else [])]
     return tuple(folder / name for folder in folders for name in (NETWORK_SOCKET, IPAM_SOCKET))
 
