@@ -168,6 +168,12 @@ class Ledger:
         for key in forgotten:
             self._entries.pop(key, None)
 
+    def rewind(self) -> None:
+        """A plan came to nothing: what it was about to use up is still there for the next."""
+        self.full.clear()
+        for scan in self.scans.values():
+            scan.lendable.clear()
+
     def fetch(self, wanted: Iterable[str], deadline: Deadline) -> None:
         """Read keys in one round trip."""
         for key, item in self._kv.get_many(list(wanted), deadline).items():

@@ -153,6 +153,7 @@ def plan_release_handle(turn: Turn, request: ReleaseHandle) -> Released:
     freed: list[Address] = []
     for cidr in cidrs:
         block = turn.block(cidr)
+        turn.rely_on_block(cidr)
         ordinals = arithmetic.ordinals_of_handle(block, request.handle) if block else ()
         if block is not None and ordinals:
             _free_in_block(turn, cidr, block, ordinals)

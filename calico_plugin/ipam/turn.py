@@ -220,6 +220,7 @@ class Turn:
         down.
         """
         stored = self.handle(handle_id, guess=guess)
+        self.rely(keys.handle(handle_id))
         if stored is None and by < 0:
             return
         counts = dict((stored or Handle()).block)
@@ -243,8 +244,7 @@ class Turn:
         """Undo what was planned since. A refusal keeps its compares: it is an answer only while what it rests on is
         still so.
         """
-        # Claims that are taken back leave their blocks unclaimed.
-        self.ledger.full.clear()
+        self.ledger.rewind()
         self._writes = dict(mark.writes)
         del self._claimed[mark.claimed:]
         if not keep_compares:
@@ -283,8 +283,7 @@ class Turn:
             yield Delete(key) if final is None else Put(key, encoded(final))
 
     def _learn(self, outcome: Commit) -> None:
-        # Blocks that were to be claimed are still there for the next turn.
-        self.ledger.full.clear()
+        self.ledger.rewind()
         for compare in self._compares.values():
             if compare.prefix:
                 continue
