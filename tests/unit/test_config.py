@@ -92,3 +92,22 @@ def test_bad_detection_methods(text: str) -> None:
     """What is not understood is refused."""
     with pytest.raises(ValueError):
         autodetect.parse(text)
+
+
+def test_settings_of_the_agent() -> None:
+    """Names of the network driver and what is reported: defaults, given, and wrong."""
+    plain = Settings.from_env({"NODENAME": "a"})
+    assert plain.docker_drivers == ("calico", "calico:latest")
+    assert (plain.reporting_interval, plain.endpoint_reporting) == (None, None)
+    given = Settings.from_env(
+        {
+            "NODENAME": "a",
+            "CALICO_LIBNETWORK_DRIVER_NAMES": "routed, routed:v2",
+            "FELIX_REPORTINGINTERVALSECS": "0",
+            "FELIX_ENDPOINTREPORTINGENABLED": "true",
+        }
+    )
+    assert given.docker_drivers == ("routed", "routed:v2")
+    assert (given.reporting_interval, given.endpoint_reporting) == (0.0, True)
+    wrong = Settings.from_env({"NODENAME": "a", "FELIX_REPORTINGINTERVALSECS": "soon"})
+    assert [problem.variable for problem in wrong.problems()] == ["FELIX_REPORTINGINTERVALSECS"]
