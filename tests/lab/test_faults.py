@@ -160,6 +160,8 @@ def _try_run(lab) -> bool:
     return lab["host1"].run(*words, check=False).returncode == 0
 
 
+@pytest.mark.long
+@pytest.mark.timeout(400)
 def test_container_removed_while_calico_is_down(lab, pair):
     """Docker forgets a container while no driver answers: all that it had goes by itself."""
     node = lab.node("host1")
