@@ -55,7 +55,8 @@ def _pool(session: Session, name: str) -> None:
     if not stored.value.spec.disabled:
         disabled = replace(stored.value.spec, disabled=True)
         stored = pools.update(stored, replace(stored.value, spec=disabled), session.deadline())
-        time.sleep(SETTLE_SECONDS)
+        if not session.dry_run:
+            time.sleep(SETTLE_SECONDS)
     session.allocator.release_pool_affinities(stored.value.spec.cidr, session.deadline())
 
 

@@ -97,6 +97,30 @@ def unlock(context: click.Context, **given: Any) -> None:
     click.echo("Datastore unlocked.")
 
 
+@migrate.command()
+@common
+@click.pass_context
+def export(context: click.Context, **given: Any) -> None:
+    """Print all that Calico has in a locked datastore: resources, cluster information and IPAM, separated by ===."""
+    from calico_plugin.cli import export as exporting
+
+    for part in exporting.parts(session_of(context, given)):
+        click.echo(part, nl=False)
+
+
+@migrate.command("import")
+@click.option("-f", "--filename", hidden=True)
+@common
+@click.pass_context
+def import_(context: click.Context, **given: Any) -> None:
+    """Not available: the original imports into Kubernetes only."""
+    raise CalicoError(
+        "datastore migrate import is not available on this platform: it fills a Kubernetes datastore. To move to "
+        "another etcd, use `etcdctl snapshot save` and `etcdutl snapshot restore`; `calicoctl apply -f` reads the first part "
+        "of an export"
+    )
+
+
 def _set_ready(session: Session, ready: bool) -> None:
     client = session.resources
     client.initialise(session.deadline())

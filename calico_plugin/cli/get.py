@@ -7,7 +7,7 @@ from typing import Any, Iterable, Sequence
 
 import click
 
-from calico_plugin.cli import output, tables
+from calico_plugin.cli import completion, output, suggest, tables
 from calico_plugin.cli.kinds import kind_of
 from calico_plugin.cli.output import Form
 from calico_plugin.cli.session import Session, common, session_of
@@ -17,9 +17,10 @@ from calico_plugin.errors import (
     DatastoreUnavailable,
     DeadlineExceeded,
     InvalidInput,
+    NotFound,
 )
 from calico_plugin.model.codec import Stored
-from calico_plugin.model.resources import KINDS, BGPConfiguration
+from calico_plugin.model.resources import KINDS, BGPConfiguration, Metadata, Resource
 from calico_plugin.model.resources.meta import API_VERSION
 
 
@@ -43,9 +44,14 @@ class Found:
 
 
 @click.command()
-@click.argument("kind", required=False)
-@click.argument("names", nargs=-1)
-@click.option("-f", "--filename", help="Show the objects that this file, directory or - (standard input) names.")
+@click.argument("kind", required=False, shell_complete=completion.kinds)
+@click.argument("names", nargs=-1, shell_complete=completion.names)
+@click.option(
+    "-f",
+    "--filename",
+    type=click.Path(allow_dash=True),
+    help="Show the objects that this file, directory or - (standard input) names.",
+)
 @click.option("-R", "--recursive", is_flag=True, help="Read the directory with all below it.")
 @click.option("--skip-empty", is_flag=True, help="A file without objects is no error.")
 @click.option(
@@ -53,10 +59,12 @@ class Found:
     "--output",
     "form",
     default="ps",
+    shell_complete=completion.forms,
     help="ps, wide, yaml, json, custom-columns=A,B, go-template=T, go-template-file=F.",
 )
 @click.option("-n", "--namespace", default="", help="Namespace of the objects (default: default).")
 @click.option("-A", "--all-namespaces", "-a", is_flag=True, help="Objects of all namespaces.")
+@click.option("-w", "--watch", is_flag=True, help="Go on with what changes, until interrupted.")
 @click.option("--export", is_flag=True, help="Leave out what belongs to this cluster only.")
 @common
 @click.pass_context
@@ -65,7 +73,7 @@ def get(context: click.Context, kind: str | None, names: tuple[str, ...], form: 
 
     \b
     calicoctl get ippool -o wide
-    calicoctl get wep -n libnetwork
+    calicoctl get wep -n libnetwork --watch
     calicoctl get gnp web -o yaml
     """
     session = session_of(context, given)
@@ -77,6 +85,11 @@ def get(context: click.Context, kind: str | None, names: tuple[str, ...], form: 
     if chosen.is_table:
         for item in wanted:
             tables.columns(item.kind, chosen.name, chosen.headings, with_namespace)
+    if given["watch"]:
+        from calico_plugin.cli import watching
+
+        watching.run(session, wanted, chosen, with_namespace)
+        return
     found, errors = _read(session, wanted)
     _print(session, found, chosen, with_namespace, given["export"] and not any(item.listing for item in found))
     if errors:
@@ -120,11 +133,18 @@ def _read(session: Session, wanted: Iterable[Wanted]) -> tuple[list[Found], list
     for item in wanted:
         try:
             found.append(_read_one(session, item))
+        except NotFound as error:
+            errors.append(NotFound(error.what, suggest.name(session, _as_resource(item))))
         except (DatastoreUnavailable, DatastoreUnauthorized, DeadlineExceeded):
             raise  # the next one would only wait as long
         except CalicoError as error:
             errors.append(error)
     return found, errors
+
+
+def _as_resource(wanted: Wanted) -> Resource:
+    metadata = Metadata(name=wanted.name, namespace=wanted.namespace)
+    return KINDS[wanted.kind].type(kind=wanted.kind, metadata=metadata)
 
 
 def _read_one(session: Session, wanted: Wanted) -> Found:
@@ -149,7 +169,7 @@ def _print(session: Session, found: Sequence[Found], form: Form, with_namespace:
         for answer in found:
             headings = tables.columns(answer.kind, form.name, form.headings, with_namespace)
             resources = [stored.value for stored in answer.items]
-            click.echo(tables.render(answer.kind, headings, resources, _facts(session, headings)), nl=False)
+            click.echo(tables.render(answer.kind, headings, resources, facts(session, headings)), nl=False)
         return
     documents = [_document(answer, export) for answer in found]
     if form.name == "go-template":
@@ -181,7 +201,7 @@ def _with_items(document: dict[str, Any]) -> dict[str, Any]:
     return document if "items" in document else {"items": [document]} | document
 
 
-def _facts(session: Session, headings: Sequence[str]) -> tables.Facts:
+def facts(session: Session, headings: Sequence[str]) -> tables.Facts:
     """The AS number that nodes inherit is read only when a column shows it."""
     if "ASN" not in headings:
         return tables.Facts()

@@ -8,7 +8,7 @@ import click
 from msgspec.structs import replace
 
 from calico_plugin.cli import ipam_show
-from calico_plugin.cli.session import Session, common, session_of
+from calico_plugin.cli.session import Session, common, dry_run, session_of
 from calico_plugin.errors import CalicoError, InvalidInput
 from calico_plugin.model.resources import WorkloadEndpoint
 
@@ -21,7 +21,7 @@ class NotAssigned(CalicoError):
 
 @click.group()
 def ipam() -> None:
-    """Addresses: show, check, release, configure."""
+    """Addresses: show, check, release, configure, split."""
 
 
 @ipam.command()
@@ -178,3 +178,25 @@ def check(
     problems = ipam_check.run(session, show_all_ips, show_problem_ips, report)
     if problems and fail_on_problems:
         raise CalicoError(f"{problems} problems were found")
+
+
+@ipam.command()
+@click.argument("number", type=int)
+@click.option("--name", help="Name of the pool.")
+@click.option("--cidr", help="CIDR of the pool, instead of its name.")
+@dry_run
+@common
+@click.pass_context
+def split(context: click.Context, number: int, name: str | None, cidr: str | None, **given: Any) -> None:
+    """Split a pool into NUMBER (a power of two) pools of the same size; addresses in use stay.
+
+    The datastore must be locked (`calicoctl datastore migrate lock`), so that nobody takes addresses meanwhile.
+    """
+    from calico_plugin.cli import ipam_split
+
+    session = session_of(context, given)
+    session.resources  # the version check
+    old, new = ipam_split.split(session, number, cidr, name)
+    into = ", ".join(f"{pool.name} ({pool.spec.cidr})" for pool in new)
+    done = "Dry run, nothing was written: would split" if session.dry_run else "Successfully split"
+    click.echo(f"{done} {old} ({old.spec.cidr}) into {into}")

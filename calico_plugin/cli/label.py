@@ -7,9 +7,9 @@ from typing import Any
 import click
 from msgspec.structs import replace
 
-from calico_plugin.cli import objects
+from calico_plugin.cli import completion, objects, suggest
 from calico_plugin.cli.kinds import kind_of
-from calico_plugin.cli.session import Session, common, session_of
+from calico_plugin.cli.session import Session, common, dry_run, session_of
 from calico_plugin.errors import InvalidInput, NotFound
 from calico_plugin.model.codec import Stored
 from calico_plugin.model.resources import KINDS, Metadata, Resource
@@ -17,12 +17,13 @@ from calico_plugin.model.validation import text
 
 
 @click.command()
-@click.argument("kind")
-@click.argument("name")
+@click.argument("kind", shell_complete=completion.kinds)
+@click.argument("name", shell_complete=completion.names)
 @click.argument("labels", nargs=-1, required=True)
 @click.option("--overwrite", is_flag=True, help="Change a label that is set to something else.")
 @click.option("--remove", is_flag=True, help="Remove the label; give its name without a value.")
 @click.option("-n", "--namespace", default="", help="Namespace of the object (default: default).")
+@dry_run
 @common
 @click.pass_context
 def label(
@@ -46,8 +47,16 @@ def label(
     for change in labels:
         key, equals, value = change.partition("=")
         _check(key, equals, value, remove)
-        done = _remove(session, resource, key) if remove else _set(session, resource, key, value, overwrite)
-        click.echo(f"Successfully {done} {kind} {name}")
+        try:
+            done = _remove(session, resource, key) if remove else _set(session, resource, key, value, overwrite)
+        except NotFound as error:
+            raise _without(resource, error, suggest.name(session, resource)) from error
+        click.echo(f"{'Dry run, nothing was written: ' if session.dry_run else 'Successfully '}{done} {kind} {name}")
+
+
+def _without(resource: Resource, error: NotFound, hint: str) -> NotFound:
+    """The error of an object, or of a label, that is not there."""
+    return NotFound(error.what, hint if error.what == str(resource) else "")
 
 
 def _check(key: str, equals: str, value: str, remove: bool) -> None:

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Sequence
 
 import click
+from click.shell_completion import CompletionItem
 
 from calico_plugin.cli.session import Session
 from calico_plugin.errors import CalicoError
@@ -34,15 +35,18 @@ COMMANDS: dict[str, Lazy] = {
     "create": Lazy("calico_plugin.cli.verbs:create", "Create objects from a file."),
     "apply": Lazy("calico_plugin.cli.verbs:apply", "Create objects, or make existing ones as a file says."),
     "replace": Lazy("calico_plugin.cli.verbs:replace", "Make existing objects as a file says."),
+    "diff": Lazy("calico_plugin.cli.diff:diff", "Show what apply would change."),
     "delete": Lazy("calico_plugin.cli.verbs:delete", "Delete objects and what belongs to them."),
     "get": Lazy("calico_plugin.cli.get:get", "Show objects as a table, YAML, JSON or by a template."),
     "label": Lazy("calico_plugin.cli.label:label", "Set or remove a label of an object."),
     "patch": Lazy("calico_plugin.cli.patch:patch", "Change some members of an object."),
     "validate": Lazy("calico_plugin.cli.verbs:validate", "Check files without a datastore."),
     "convert": Lazy("calico_plugin.cli.convert:convert", "Turn v1 manifests into v3 manifests."),
-    "ipam": Lazy("calico_plugin.cli.ipam:ipam", "Addresses: show, check, release, configure."),
+    "ipam": Lazy("calico_plugin.cli.ipam:ipam", "Addresses: show, check, release, configure, split."),
     "node": Lazy("calico_plugin.cli.node:node", "This host: run, status, stop, reset."),
-    "datastore": Lazy("calico_plugin.cli.datastore:datastore", "The datastore: purge, lock, unlock."),
+    "datastore": Lazy("calico_plugin.cli.datastore:datastore", "The datastore: purge, lock, unlock, export."),
+    "cluster": Lazy("calico_plugin.cli.cluster:cluster", "The cluster: diags."),
+    "completion": Lazy("calico_plugin.cli.completion:completion", "Print the completion script for a shell."),
     "version": Lazy("calico_plugin.cli.version:version", "Show the versions of this program and of the cluster."),
 }
 
@@ -70,6 +74,11 @@ class LazyGroup(click.Group):
 
             raise click.UsageError(f"Unknown command: {args[0]!r}{did_you_mean(args[0], COMMANDS)}", ctx)
         return super().resolve_command(ctx, args)
+
+    def shell_complete(self, ctx: click.Context, incomplete: str) -> list[CompletionItem]:
+        """As click's, from the list alone: no command is imported to have its name completed."""
+        found = [CompletionItem(name, help=lazy.help) for name, lazy in COMMANDS.items() if name.startswith(incomplete)]
+        return found + [item for item in click.Command.shell_complete(self, ctx, incomplete)]
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         with formatter.section("Commands"):

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Sequence
 
+from calico_plugin.cli import terminal
 from calico_plugin.errors import InvalidInput
 from calico_plugin.model.problem import did_you_mean
 
@@ -57,14 +58,31 @@ def _read(path: str) -> str:
 
 
 def table(headings: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """Columns padded to the longest cell and three blanks, also after the last; a blank line at the end."""
+    """Columns padded to the longest cell and three blanks, also after the last; a blank line at the end.
+
+    On a terminal, long cells are cut so that lines fit.
+    """
+    headings, rows = terminal.fit(headings, rows, len(_GAP), terminal.width())
     widths = [max(len(row[index]) for row in (headings, *rows)) for index in range(len(headings))]
     lines = ["".join(cell.ljust(width) + _GAP for cell, width in zip(row, widths)) for row in (headings, *rows)]
     return "\n".join(lines) + "\n\n"
 
 
+class Row:
+    """Lines of a table whose rows are not all known yet: a column never gets narrower."""
+
+    def __init__(self, headings: Sequence[str]) -> None:
+        self._widths = [max(len(heading), 5) for heading in headings]
+
+    def line(self, cells: Sequence[str]) -> str:
+        self._widths = [max(width, len(cell)) for width, cell in zip(self._widths, cells)]
+        return "".join(cell.ljust(width) + _GAP for cell, width in zip(cells, self._widths))
+
+
 def boxed(headings: Sequence[str], rows: Sequence[Sequence[str]], right: Sequence[bool] = ()) -> str:
-    """A bordered table; `right` says which columns stand at the right."""
+    """A bordered table; `right` says which columns stand at the right. On a terminal it is fitted as `table` is."""
+    room = terminal.width()
+    headings, rows = terminal.fit(headings, rows, len(" | "), room - 1 if room else None)
     widths = [max(len(row[index]) for row in (headings, *rows)) for index in range(len(headings))]
     rule = "+" + "+".join("-" * (width + 2) for width in widths) + "+"
     aligned = [right[index] if right else False for index in range(len(headings))]

@@ -33,6 +33,7 @@ class Session:
     def __init__(self, config: Path | None, allow_version_mismatch: bool) -> None:
         self.config = config
         self.allow_version_mismatch = allow_version_mismatch
+        self.dry_run = False
 
     def deadline(self) -> Deadline:
         return Deadline(SECONDS)
@@ -53,7 +54,7 @@ class Session:
         from calico_plugin.datastore.etcd import connect
 
         chosen = self.settings
-        return connect(
+        real = connect(
             chosen.endpoints,
             ca_cert_file=chosen.ca_cert_file,
             cert_file=chosen.cert_file,
@@ -62,6 +63,11 @@ class Session:
             password=chosen.password,
             source=chosen.source,
         )
+        if not self.dry_run:
+            return real
+        from calico_plugin.datastore.overlay import OverlayKV
+
+        return OverlayKV(real)
 
     @cached_property
     def store(self) -> Store:
@@ -128,10 +134,18 @@ def common(command: Command) -> Command:
     return command
 
 
+def dry_run(command: Command) -> Command:
+    """`--dry-run` of commands that write: the datastore is read and everything is checked, but nothing is written."""
+    return click.option("--dry-run", is_flag=True, help="Check everything and tell what would change; write nothing.")(
+        command
+    )
+
+
 def session_of(context: click.Context, given: dict[str, Any]) -> Session:
     """The session of this run, with the options that stood after the command; takes them out of `given`."""
     session: Session = context.find_root().obj
     session.config = given.pop("command_config", None) or session.config
     session.allow_version_mismatch = given.pop("command_mismatch", False) or session.allow_version_mismatch
+    session.dry_run = given.pop("dry_run", False)
     given.pop("kubernetes_context", None)
     return session

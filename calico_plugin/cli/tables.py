@@ -233,7 +233,12 @@ def columns(kind: str, form: str, wanted: Sequence[str], with_namespace: bool) -
     return ("NAMESPACE", *chosen) if with_namespace and KINDS[kind].namespaced else chosen
 
 
+def cells(kind: str, headings: Sequence[str], resource: Any, facts: Facts) -> list[str]:
+    """One row."""
+    known = VIEWS[kind].cells
+    return [known[heading](resource, facts) for heading in headings]
+
+
 def render(kind: str, headings: Sequence[str], resources: Iterable[Any], facts: Facts) -> str:
     """One table, with its blank line."""
-    cells = VIEWS[kind].cells
-    return table(headings, [[cells[heading](item, facts) for heading in headings] for item in resources])
+    return table(headings, [cells(kind, headings, item, facts) for item in resources])

@@ -30,6 +30,10 @@ BIRD_ROUTE_PROTOCOL = 12
 HOST_MAC = "ee:ee:ee:ee:ee:ee"
 GATEWAY_IPV4 = "169.254.1.1"
 
+# Tunnel devices by IP version of what they carry (node-and-cli 2.7).
+VXLAN_DEVICES = {4: "vxlan.calico", 6: "vxlan-v6.calico"}
+IPIP_DEVICE = "tunl0"
+
 _ENDPOINT_CHARS = 11
 _STATUS_SAFE = "~$&+=:@"
 
@@ -37,6 +41,14 @@ _STATUS_SAFE = "~$&+=:@"
 def host_interface(endpoint_id: str) -> str:
     """Host side of an endpoint's veth: `cali` + 11 characters, 15 in all (the kernel's limit)."""
     return INTERFACE_PREFIX + endpoint_id[:_ENDPOINT_CHARS]
+
+
+def tunnel_mac(node: str, version: int) -> str:
+    """MAC of a node's VXLAN device where its Node resource names none: as Felix works it out, so both kinds of hosts
+    agree.
+    """
+    seed = node if version == 4 else f"{node}-v6"
+    return (b"f" + hashlib.sha1(seed.encode()).digest()[:5]).hex(":")
 
 
 def temporary_interface(endpoint_id: str) -> str:

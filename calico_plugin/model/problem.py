@@ -32,8 +32,14 @@ def member(path: str, name: str) -> str:
     return f"{path}.{name}" if path else name
 
 
-def did_you_mean(word: str, known: Iterable[str]) -> str:
-    """`; did you mean X?` with the nearest known word, or nothing when none is near."""
+def nearest(word: str, known: Iterable[str]) -> str:
+    """The known word that is most like the given one, or nothing when none is near."""
     spelled = {name.lower(): name for name in known}
     near = get_close_matches(word.lower(), list(spelled), n=1, cutoff=0.6)
-    return f"; did you mean {spelled[near[0]]}?" if near else ""
+    return spelled[near[0]] if near else ""
+
+
+def did_you_mean(word: str, known: Iterable[str]) -> str:
+    """`; did you mean X?` with the nearest known word, or nothing when none is near."""
+    near = nearest(word, known)
+    return f"; did you mean {near}?" if near else ""

@@ -85,7 +85,7 @@ def test_what_get_prints_can_be_applied(cli: Cli, kv: EtcdKV) -> None:
     ):
         for form in ("yaml", "json"):
             _, text, _ = cli(f"get {kind} -o {form}")
-            assert cli("apply -f -", text) == (
+            assert cli("apply -q -f -", text) == (
                 0,
                 f"Successfully applied {_count(text, form)} {_what(text)} resource(s)\n",
                 "",

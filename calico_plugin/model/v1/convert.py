@@ -192,7 +192,7 @@ def _port_protocol(port: types.Port1, index: int) -> int | str:
     return rules.protocol(port.protocol, f"spec.ports[{index}].protocol") or ""
 
 
-def _identity(metadata: types.WorkloadMetadata) -> dict[str, str]:
+def _identity(metadata: types.WorkloadMetadata) -> dict[str, Any]:
     """The members of the spec that say whose endpoint it is, and its namespace."""
     orchestrator = names.convert(_named(metadata.orchestrator, "metadata.orchestrator"))
     workload = _named(metadata.workload, "metadata.workload", _NAME_WITH_SLASH)

@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Type
+from typing import Annotated, Type
 
 import msgspec
 from msgspec import field

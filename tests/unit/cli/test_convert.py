@@ -14,7 +14,7 @@ from calico_plugin.cli.main import run
 CASES = json.loads((Path(__file__).parents[2] / "data/golden/convert.json").read_text())
 
 DIFFERENT: dict[str, str] = {
-    "workloadendpoint-cni": "the original forgets to change the spelling of a port's protocol and refuses its own result",
+    "workloadendpoint-cni": "the original leaves a port's protocol in lower case and then refuses its own result",
 }
 """Inputs that the original refuses and we convert, with the reason."""
 
@@ -58,8 +58,10 @@ WRONG = [
     ("{apiVersion: v1, kind: bgpPeer, metadata: {scope: global, node: a, peerIP: 10.0.0.1}}", "metadata.node"),
     ("{apiVersion: v1, kind: policy, metadata: {name: a}, spec: {ingress: [{protocol: TCP}]}}", "did you mean tcp?"),
     ("{apiVersion: v1, kind: node, metadata: {name: a}, spec: {bgp: {asNumber: 1}}}", "ipv4Address"),
-    ("{apiVersion: v1, kind: policy, metadata: {name: a}, spec: {ingress: [{source: {net: 10.0.0.0/8, nets: [10.0.0.0/8]}}]}}",
-     "spec.ingress[0].source.net"),
+    (
+        "{apiVersion: v1, kind: policy, metadata: {name: a}, spec: {egress: [{source: {net: 1.0.0.0/8, nets: [a]}}]}}",
+        "spec.egress[0].source.net",
+    ),
     ("{apiVersion: v1, kind: profile, metadata: {}}", "metadata.name"),
     ("{apiVersion: v1, kind: hostEndpoint, metadata: {name: e, node: n}, spec: {ports: [{protocol: [1]}]}}",
      "spec.ports[0].protocol"),
