@@ -24,13 +24,14 @@ from calico_plugin.agent.policy import Policy
 from calico_plugin.agent.released import Forgotten
 from calico_plugin.agent.status_files import StatusFiles
 from calico_plugin.agent.timers import Timers
+from calico_plugin.agent.upkeep import HostSettings, Sweeper
 from calico_plugin.agent.view import AffinityUpdate, ResourceUpdate, Update, View
-from calico_plugin.dataplane import links, routes, sysctl
+from calico_plugin.dataplane import links, routes
 from calico_plugin.dataplane.netlink import RTM_DELLINK, RTM_NEWLINK, Events, Netlink, Overrun
 from calico_plugin.datastore.watch import Broken, Changes, Listed
 from calico_plugin.errors import DataplaneError
 from calico_plugin.model.keys import ResourceKey
-from calico_plugin.model.names import INTERFACE_PREFIX, TEMPORARY_PREFIX
+from calico_plugin.model.names import INTERFACE_PREFIX
 from calico_plugin.model.resources import Node
 from calico_plugin.model.snapshot import Snapshot
 from calico_plugin.observe.health import Health
@@ -46,10 +47,6 @@ RESYNC_SECONDS = 90.0
 AUDIT_SECONDS = 180.0
 SWEEP_SECONDS = 2.0
 WATCH_SECONDS = 3.0
-# A link without endpoint: its endpoint may be on its way from etcd, or the driver about to delete it.
-LINK_GRACE = 10.0
-# An endpoint without link: longer than any driver call may take.
-ENDPOINT_GRACE = 30.0
 # Interfaces that one line of the log names at most.
 _NAMED = 20
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.05, 10.0
@@ -131,12 +128,14 @@ class Loop:
         self._in_sync = self._first_pass_done = self._stopping = False
         self._routing_dirty = self._felix_dirty = self._files_dirty = False
         self._failures = 0
-        self._orphans: dict[str, float] = {}
-        self._missing: dict[ResourceKey, float] = {}
-        self.linkless: tuple[LocalEndpoint, ...] = ()
-        self._returned: frozenset[str] = frozenset()
-        self._ipv6_forwarding = self._failed = self._lost = self._gateway_seen = False
-        self._told: set[str] = set()
+        self._failed = self._lost = False
+        self._host = HostSettings(self._netlink, self._endpoints, self._node_address)
+        self._sweeper = Sweeper(self._netlink, self._endpoints, metrics, clock)
+
+    @property
+    def linkless(self) -> tuple[LocalEndpoint, ...]:
+        """Endpoints that have had no link for long; any thread may ask."""
+        return self._sweeper.linkless
 
     def run(self) -> bool:
         """Until Stop is put into the mailbox; whether that was meant. Rules, routes and status files stay."""
@@ -150,7 +149,7 @@ class Loop:
             except Exception as error:
                 # One broken event must not end the agent: look at everything anew, after a pause.
                 bug(self._log, "a pass failed", error=str(error))
-                self._endpoints.touch_all()
+                self._timers.once("read", 1.0, self._read_kernel)
                 self._retry()
         return not self._failed
 
@@ -164,7 +163,7 @@ class Loop:
 
     def _start(self) -> None:
         self._policy.bootstrap()
-        self._host_settings()
+        self._host.ensure_forwarding()
         self._read_kernel()
         self._files.read()
         for every, job in (
@@ -222,7 +221,7 @@ class Loop:
         with self._metrics.update_seconds.time():
             updates = self._view.listed(event) if isinstance(event, Listed) else self._view.changed(event)
             for update in updates:
-                self._on_update(update)
+                self._try_update(update)
         report.updates += len(updates)
         if isinstance(event, Listed):
             self._metrics.resyncs_started.inc()
@@ -242,6 +241,13 @@ class Loop:
         self._metrics.resync_state.set(RESYNC_RUNNING if self._in_sync else RESYNC_WAITING)
         # Ready stays ready: the host goes on under the last policy (the loss shows in felix_resync_state).
         self._health.report(SYNC_PART, ready=self._in_sync, detail=str(event.error))
+
+    def _try_update(self, update: Update) -> None:
+        """A mistake of ours about one resource must not keep the others out."""
+        try:
+            self._on_update(update)
+        except Exception as error:
+            bug(self._log, "an update failed", key=str(update.key), error=str(error))
 
     def _on_update(self, update: Update) -> None:
         if isinstance(update, AffinityUpdate):
@@ -295,7 +301,7 @@ class Loop:
             self._endpoints.on_route(event.destination)
         if not event.added and not ours:
             # It may have been the one that led to the containers' gateway.
-            self._timers.once("gateway", 0.05, self._cover_gateway)
+            self._timers.once("gateway", 0.05, self._host.cover_gateway)
 
     def _read_kernel(self) -> None:
         try:
@@ -346,11 +352,7 @@ class Loop:
         for name, error in links.assert_settings(self._netlink, unsettled).items():
             self._endpoints.unsettle(name)
             report.problems.append(str(error))
-        # Both may be needed for the first time with this link.
-        if not self._gateway_seen:
-            self._cover_gateway()
-        if self._endpoints.has_ipv6 and not self._ipv6_forwarding:
-            self._host_settings()
+        self._host.ensure_first()
 
     def _apply_routes(self, report: CycleReport) -> None:
         for error in self._routes.apply(remove=True).values():
@@ -417,54 +419,14 @@ class Loop:
 
     def _upkeep(self) -> None:
         """What others may have changed, and what the cluster's numbers are."""
-        self._host_settings()
-        self._cover_gateway()
+        self._host.ensure_forwarding()
+        self._host.cover_gateway()
+        self._sweeper.look_for_returned()
         self._files.read()
         self._files_dirty = True
-        self._look_for_returned()
         self._count()
         self._policy.count()
         self._report_health()
-
-    def _look_for_returned(self) -> None:
-        """Links whose container's end is in this namespace: Docker put it back, and nobody was there to be told.
-
-        Between the making of a link and the start of its container that is so as well, hence the endpoints' grace.
-        """
-        try:
-            back = links.listing(self._netlink, TEMPORARY_PREFIX)
-        except DataplaneError:
-            return
-        self._returned = frozenset(INTERFACE_PREFIX + name.removeprefix(TEMPORARY_PREFIX) for name in back)
-
-    def _host_settings(self) -> None:
-        wanted = ["net/ipv4/ip_forward"]
-        if self._endpoints.has_ipv6:
-            # Only with a container that needs it: it makes the host deaf for router advertisements.
-            wanted.append("net/ipv6/conf/all/forwarding")
-            self._ipv6_forwarding = True
-        for name in wanted:
-            try:
-                if sysctl.ensure(name, "1"):
-                    self._log.info("forwarding was off and is on now", setting=name.replace("/", "."))
-            except DataplaneError as error:
-                if name not in self._told:
-                    self._log.error("containers cannot be reached", error=str(error))
-                self._told.add(name)
-
-    def _cover_gateway(self) -> None:
-        """Proxy ARP answers for the gateway only while the host has a route there (a default route, normally)."""
-        own = self._endpoints.indexes()
-        if not own:
-            return
-        try:
-            if not routes.gateway_covered(self._netlink, own):
-                index = routes.uplink(self._netlink, self._node_address(), own)
-                routes.cover_gateway(self._netlink, index)
-                self._log.info("this host has no default route; added one for the containers' gateway", link=index)
-            self._gateway_seen = True
-        except DataplaneError as error:
-            self._log.warning("the containers' gateway may not answer", error=str(error))
 
     def _node_address(self) -> str:
         node = self._view.kind("Node").get(ResourceKey("Node", self._node))
@@ -487,23 +449,8 @@ class Loop:
             self._log.warning("the table cannot be watched", error=str(error))
 
     def _sweep(self) -> None:
-        """Leftovers: links that no endpoint names, and endpoints whose link is gone or given back.
-
-        About endpoints only Docker can judge.
-        """
-        if not self._first_pass_done:
-            return
-        now = self._clock()
-        self._orphans = {name: self._orphans.get(name, now) for name in self._endpoints.unclaimed()}
-        old = [self._endpoints.links[name] for name, since in self._orphans.items() if now - since >= LINK_GRACE]
-        if old:
-            for error in links.delete(self._netlink, old):
-                self._log.warning("a leftover link stays", error=str(error))
-            self._metrics.swept.labels("link").inc(len(old))
-            self._log.info("removed links without endpoint", links=[link.name for link in old])
-        without = [*self._endpoints.without_link(), *self._endpoints.behind(self._returned)]
-        self._missing = {one.key: self._missing.get(one.key, now) for one in without}
-        self.linkless = tuple(one for one in without if now - self._missing[one.key] >= ENDPOINT_GRACE)
+        if self._first_pass_done:
+            self._sweeper.sweep()
 
     def _count(self) -> None:
         metrics, view = self._metrics, self._view
