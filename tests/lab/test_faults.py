@@ -65,6 +65,18 @@ def test_killed_part_comes_back(lab, pair, part):
         run_and_check(lab, "host2", "cal_fault", pair[0], f"after-{part}")
 
 
+@pytest.mark.parametrize("which", [0, -1], ids=["first", "last"])
+def test_one_killed_process_of_the_driver(lab, pair, which):
+    """The driver has several processes; whichever is killed alone, it soon answers again and no stale one is left."""
+    node = lab.node("host1")
+    victim = node.part("driver")[which]
+    victim.kill()
+    wait_for("a driver that answers", lambda: _try_run(lab), RESTART_SECONDS, 0.5)
+    usual = len(lab.node("host2").part("driver"))
+    wait_for("its usual number of processes", lambda: len(node.part("driver")) == usual, 15)
+    run_and_check(lab, "host1", "cal_fault", pair[1], "after-one")
+
+
 def test_stopped_node_leaves_traffic_flowing(lab, pair):
     """`calicoctl node stop` ends every part and disturbs no traffic; `node run` takes over what is there."""
     node = lab.node("host1")
