@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import time
 from dataclasses import dataclass
-from typing import Callable
+from typing import Any, Callable
 
 import structlog
 from flask import Blueprint, Flask, Request, Response, request
@@ -19,7 +19,7 @@ from werkzeug.routing import MapAdapter
 
 from calico_plugin.deadline import Deadline
 from calico_plugin.driver import wire
-from calico_plugin.errors import CalicoError
+from calico_plugin.errors import CalicoError, InvalidInput
 from calico_plugin.observe.log import bug
 
 # For one whole call: below the 20 s that we promise, and the 30 s after which Docker gives up on a managed plugin.
@@ -57,12 +57,22 @@ class _NoSessions(SessionInterface):
         return self._none
 
 
+class _Answer(Response):
+    """A complete answer: Flask need not look for redirects, cookies and streams in it."""
+
+    def __call__(self, environ: dict[str, Any], start_response: Callable[..., Any]) -> list[bytes]:
+        data = self.get_data()
+        start_response(self.status, [("Content-Type", _JSON), ("Content-Length", str(len(data)))])
+        return [data]
+
+
 class PluginApp(Flask):
     """Flask without what Docker's calls never use: sessions, hooks, signals, host matching. That is a third of its
     time for a call.
     """
 
     session_interface = _NoSessions()
+    response_class = _Answer
 
     def create_url_adapter(self, request: Request | None) -> MapAdapter | None:
         """By path and method only: what the Host header says depends on Docker's release and may be empty."""
@@ -80,7 +90,6 @@ class PluginApp(Flask):
 
 def create_app(*blueprints: Blueprint) -> Flask:
     app = PluginApp("calico-driver", static_folder=None)
-    app.config["MAX_CONTENT_LENGTH"] = _MAX_BODY
     for one in blueprints:
         app.register_blueprint(one)
     app.register_error_handler(HTTPException, _http_error)
@@ -95,21 +104,30 @@ def _view(method: Method) -> Callable[[], Response]:
     def view() -> Response:
         started = time.monotonic()
         try:
-            data = method.handle(request.get_data(cache=False), Deadline(CALL_SECONDS))
+            data = method.handle(_body(), Deadline(CALL_SECONDS))
         except CalicoError as error:
             log.warning("refused", error=str(error), ms=_since(started))
-            return Response(wire.error(str(error)), 500, content_type=_JSON)
+            return _Answer(wire.error(str(error)), 500)
         except HTTPException:
             raise
         except Exception as error:
             bug(log, "call failed", ms=_since(started))
             text = f"calico-driver has met a bug of its own ({type(error).__name__}); its log has the details"
-            return Response(wire.error(text), 500, content_type=_JSON)
+            return _Answer(wire.error(text), 500)
         elapsed = time.monotonic() - started
         (log.info if elapsed >= _SLOW else log.debug)("done", ms=round(elapsed * 1000, 1))
-        return Response(data, content_type=_JSON)
+        return _Answer(data)
 
     return view
+
+
+def _body() -> bytes:
+    """Docker always says how long it is. Without Flask's layers of streams, which are for forms and uploads."""
+    length = request.content_length or 0
+    if length > _MAX_BODY:
+        raise InvalidInput("request body", hint=f"{length} bytes are more than any request of Docker has")
+    content: bytes = request.environ["wsgi.input"].read(length)
+    return content
 
 
 def _since(started: float) -> float:
@@ -121,4 +139,4 @@ def _http_error(error: HTTPException) -> Response:
         text = f"calico-driver does not know {request.path.lstrip('/')}"
     else:
         text = f"{request.method} {request.path}: {error.name}"
-    return Response(wire.error(text), error.code or 500, content_type=_JSON)
+    return _Answer(wire.error(text), error.code or 500)

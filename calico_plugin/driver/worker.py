@@ -19,6 +19,8 @@ from typing import Any, Callable, Iterable
 from gunicorn.http import wsgi
 from gunicorn.workers.sync import SyncWorker
 
+from calico_plugin.driver import request
+
 # Docker sends its request together with the connection. Who connects and sends nothing must not hold a thread for long.
 _RECEIVE_SECONDS = 2
 _TIMEVAL = struct.pack("ll", _RECEIVE_SECONDS, 0)
@@ -77,10 +79,33 @@ class PluginWorker(SyncWorker):
         client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, _TIMEVAL)
         self.handle(listener, client, address)
 
+    def handle(self, listener: Any, client: socket.socket, addr: Any) -> None:
+        """One connection: Docker's form at once, anything else by gunicorn's parser and its rules."""
+        try:
+            data = client.recv(request.PIECE)
+            parsed = request.parse(data)
+            if parsed is None:
+                super().handle(listener, _Unread(client, data), addr)
+                return
+            path, start, length = parsed
+            content = request.body(data, start, length, client)
+            if content is not None:
+                self._answer(request.environ(path, content, client), client)
+        except OSError as error:
+            # The caller has gone, or says nothing.
+            self.log.debug("connection closed: %s", error)
+        except Exception:
+            self.log.exception("a connection broke")
+        finally:
+            client.close()
+
     def handle_request(self, listener: Any, req: Any, client: socket.socket, addr: Any) -> None:
-        """Without what gunicorn does for logs of requests and for answers in pieces."""
+        """What gunicorn's parser has read. Its log of requests and its answers in pieces are left out."""
         _, environ = wsgi.create(req, client, addr, listener.getsockname(), self.cfg)
         environ["wsgi.multithread"] = True
+        self._answer(environ, client)
+
+    def _answer(self, environ: dict[str, Any], client: socket.socket) -> None:
         answer = _Answer()
         parts = self.wsgi(environ, answer.start)
         try:
@@ -88,6 +113,22 @@ class PluginWorker(SyncWorker):
         finally:
             if hasattr(parts, "close"):
                 parts.close()
+
+
+class _Unread:
+    """A connection of which the first bytes were read already."""
+
+    def __init__(self, connection: socket.socket, data: bytes) -> None:
+        self._connection, self._data = connection, data
+
+    def recv(self, size: int, *flags: int) -> bytes:
+        if self._data:
+            part, self._data = self._data[:size], self._data[size:]
+            return part
+        return self._connection.recv(size, *flags)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._connection, name)
 
 
 class _Answer:

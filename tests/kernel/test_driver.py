@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import socket
 import threading
 import time
 from ipaddress import ip_address, ip_network
@@ -90,6 +91,44 @@ def test_handshake(lab: Lab) -> None:
 @pytest.mark.parametrize("host", ["", "plugin.moby.localhost", "%2Frun%2Fdocker%2Fplugins%2Fcalico.sock"])
 def test_every_docker_releases_host_header_is_served(lab: Lab, host: str) -> None:
     assert post(lab.driver.socket, "Plugin.Activate", b"", headers={"Host": host})[0] == 200
+
+
+def raw(path: Path, *pieces: bytes) -> bytes:
+    """What comes back for bytes sent in pieces."""
+    with socket.socket(socket.AF_UNIX) as connection:
+        connection.settimeout(10)
+        connection.connect(str(path))
+        for piece in pieces:
+            connection.sendall(piece)
+            time.sleep(0.05)
+        answer = b""
+        while part := connection.recv(65536):
+            answer += part
+    return answer
+
+
+@pytest.mark.parametrize(
+    "pieces,status",
+    [
+        ((b"POST /Plugin.Activate HTTP/1.1\r\nHost: x\r\nContent-Length: 0\r\n\r\n",), b"200"),
+        ((b"POST /Plugin.Act", b"ivate HTTP/1.1\r\nHost: x\r\nContent-Length: 0\r\n\r\n"), b"200"),
+        (
+            (
+                b"POST /IpamDriver.ReleasePool HTTP/1.1\r\nContent-Length: 14\r\nHost: x\r\n\r\n",
+                b'{"PoolID"',
+                b':"x"}',
+            ),
+            b"200",
+        ),
+        ((b"POST /Plugin.Activate HTTP/1.1\r\nHost: x\r\nX-Other: 1\r\nConnection: close\r\n\r\n",), b"200"),
+        ((b"GET /Plugin.Activate HTTP/1.1\r\nHost: x\r\n\r\n",), b"405"),
+        ((b"POST /Plugin.Activate HTTP/1.1\r\nHost: x\r\nContent-Length: 99999999\r\n\r\n",), b"500"),
+        ((b"nonsense\r\n\r\n",), b"400"),
+    ],
+)
+def test_requests_that_docker_does_not_make(lab: Lab, pieces: tuple[bytes, ...], status: bytes) -> None:
+    """In pieces, without length, with another method: answered by the rules of HTTP, and the driver lives on."""
+    assert raw(lab.driver.socket, *pieces).split(b" ", 2)[1] == status
 
 
 def test_unknown_methods_are_404(lab: Lab) -> None:
