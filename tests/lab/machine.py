@@ -129,7 +129,7 @@ class Machine:
         """What a root shell has there. Our own console scripts come first on the PATH."""
         scripts = Path(sys.executable).parent
         return {"PATH": f"{scripts}:{SYSTEM_PATH}", "HOME": "/root", "LANG": "C.UTF-8", "USER": "root",
-                "TERM": os.environ.get("TERM", "dumb"), "PYTHONDONTWRITEBYTECODE": "1", MARK: f"{self.lab}/{self.name}"}
+                "TERM": os.environ.get("TERM", "dumb"), MARK: f"{self.lab}/{self.name}"}
 
     def run(self, *argv: str, seconds: float = 60, env: dict[str, str] | None = None, stdin: bytes | None = None,
             check: bool = True) -> subprocess.CompletedProcess[str]:
