@@ -70,6 +70,16 @@ def ensure(run: Run = run_command, filters: Iterable[Filter] = FILTERS) -> tuple
     return tuple(changed)
 
 
+def missing(run: Run = run_command, filters: Iterable[Filter] = FILTERS) -> tuple[str, ...]:
+    """Places where an accept rule is missing, as `FORWARD (iptables-nft)`; nothing is changed."""
+    found = []
+    for one in filters:
+        chain, lines = _place(run, one)
+        if chain and not all(_holds(lines, rule) for rule in _rules()):
+            found.append(f"{chain} ({one.command})")
+    return tuple(found)
+
+
 def remove(run: Run = run_command, filters: Iterable[Filter] = FILTERS) -> int:
     """Take all accept rules away (`calicoctl node reset`); how many there were. Raises DataplaneError."""
     removed = 0
