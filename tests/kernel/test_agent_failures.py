@@ -23,6 +23,7 @@ from calico_plugin.model.resources import WorkloadEndpoint
 from calico_plugin.model.snapshot import Snapshot
 from calico_plugin.observe.health import Health
 from calico_plugin.observe.metrics import Metrics
+from calico_plugin.observe.problems import Problems
 from calico_plugin.policy import PolicyEngine
 from tests.kernel.agent_host import NODE, AgentHost, enter, wait_until
 
@@ -78,7 +79,7 @@ class LoopInHost:
         self.table = WeakTable()
         policy = Policy(PolicyEngine(NODE), self.table, self.metrics)
         files = StatusFiles(self._host.run_dir)
-        loop = Loop(NODE, self.mailbox, policy, files, Deaf(), self.metrics, self.health)
+        loop = Loop(NODE, self.mailbox, policy, files, Deaf(), self.metrics, self.health, Problems(self._host.run_dir))
         self._ready.set()
         self.ended.append(loop.run())
         loop.close()
@@ -130,7 +131,7 @@ def test_policy_that_the_kernel_refuses(host: AgentHost, loop: LoopInHost) -> No
     assert not part_is_ready(loop)
     loop.table.refusing = False
     wait_until("the endpoint", lambda: host.is_up(A))
-    assert part_is_ready(loop)
+    wait_until("readiness", lambda: part_is_ready(loop))
 
 
 def test_refusal_leaves_the_others_up(host: AgentHost, loop: LoopInHost) -> None:
