@@ -24,6 +24,7 @@ from calico_plugin.agent.policy import Policy
 from calico_plugin.agent.released import Forgotten
 from calico_plugin.agent.status_files import StatusFiles
 from calico_plugin.agent.timers import Timers
+from calico_plugin.agent.tunnels import Encapsulation
 from calico_plugin.agent.upkeep import HostSettings, Sweeper
 from calico_plugin.agent.view import AffinityUpdate, ResourceUpdate, Update, View
 from calico_plugin.dataplane import links, routes
@@ -37,6 +38,7 @@ from calico_plugin.model.snapshot import Snapshot
 from calico_plugin.observe.health import Health
 from calico_plugin.observe.log import bug
 from calico_plugin.observe.metrics import RESYNC_IN_SYNC, RESYNC_RUNNING, RESYNC_WAITING, Metrics
+from calico_plugin.observe.problems import Problems
 
 HEALTH_PART = "InternalDataplaneMainLoop"
 SYNC_PART = "CalculationGraph"
@@ -110,6 +112,7 @@ class Loop:
         listeners: Listeners,
         metrics: Metrics,
         health: Health,
+        problems: Problems,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._node, self._mailbox, self._policy, self._files = node, mailbox, policy, files
@@ -118,6 +121,7 @@ class Loop:
         self._events = Events((links.GROUP_LINK, routes.GROUP_IPV4_ROUTE, routes.GROUP_IPV6_ROUTE))
         self._routes = routes.RouteTable(self._netlink)
         self._endpoints = Endpoints(node, self._routes, files)
+        self._tunnels = Encapsulation(node, self._netlink, metrics, problems)
         self._view = View()
         self._selector = selectors.DefaultSelector()
         self._selector.register(mailbox, selectors.EVENT_READ)
@@ -200,6 +204,7 @@ class Loop:
             self._policy.dirty
             or self._endpoints.dirty
             or self._routes.pending
+            or self._tunnels.dirty
             or self._files_dirty
             or self._routing_dirty
             or self._felix_dirty
@@ -250,8 +255,10 @@ class Loop:
             bug(self._log, "an update failed", key=str(update.key), error=str(error))
 
     def _on_update(self, update: Update) -> None:
+        self._tunnels.on_update(update)
         if isinstance(update, AffinityUpdate):
-            self._routing_dirty = True
+            # Only own blocks stand in BIRD's configuration.
+            self._routing_dirty = self._routing_dirty or update.key[0] == self._node
             return
         kind = update.key.kind
         self._metrics.updates.labels(kind).inc()
@@ -274,8 +281,10 @@ class Loop:
             return
         for kind, body in events:
             if kind in (RTM_NEWLINK, RTM_DELLINK):
+                self._tunnels.on_link(body)
                 report.events += self._on_link(kind, body)
             elif kind in (routes.RTM_NEWROUTE, routes.RTM_DELROUTE):
+                self._tunnels.on_route(kind, body)
                 self._on_route(kind, body)
         if report.events:
             self._metrics.interface_batch_size.observe(report.events)
@@ -308,6 +317,7 @@ class Loop:
             self._endpoints.on_links(links.listing(self._netlink, INTERFACE_PREFIX))
             self._routes.read(self._endpoints.indexes())
             self._endpoints.touch_all()
+            self._tunnels.look()
         except DataplaneError as error:
             self._log.warning("links and routes cannot be read; they are read again", error=str(error))
             self._timers.once("read", 1.0, self._read_kernel)
@@ -319,6 +329,7 @@ class Loop:
         self._apply_links(report)
         self._endpoints.resolve(self._policy.in_force)
         self._apply_routes(report)
+        report.problems += self._tunnels.apply(self._view)
         if released := self._endpoints.released():
             self._listeners.released_addresses(released)
         if self._endpoints.wanted_again():
@@ -422,6 +433,7 @@ class Loop:
         self._host.ensure_forwarding()
         self._host.cover_gateway()
         self._sweeper.look_for_returned()
+        self._tunnels.look()
         self._files.read()
         self._files_dirty = True
         self._count()

@@ -35,15 +35,19 @@ from calico_plugin.dataplane.nftables import Table
 from calico_plugin.datastore.etcd import EtcdKV, connect
 from calico_plugin.datastore.store import Store
 from calico_plugin.datastore.watch import Watch
+from calico_plugin.deadline import Deadline
 from calico_plugin.errors import CalicoError
 from calico_plugin.model.snapshot import Snapshot
 from calico_plugin.observe import log
 from calico_plugin.observe.health import Health
 from calico_plugin.observe.metrics import Metrics
+from calico_plugin.observe.problems import Problems
 from calico_plugin.observe.server import Server, health_pages, metrics_pages
 from calico_plugin.policy import PolicyEngine, PolicyOptions
 
 FORWARD_SECONDS = 30.0
+# For all workers together to end.
+END_SECONDS = 1.0
 USAGE = """Usage: calico-agent
 
 Makes this host what the cluster says: policy, routes, BIRD's configuration, status. Runs in the foreground; calico-node
@@ -81,8 +85,9 @@ class Workers:
             worker.stop()
         for server in self.servers:
             server.close()
+        deadline = Deadline(END_SECONDS)
         for worker in self._all():
-            worker.join()
+            worker.join(deadline.left())
 
     def _all(self) -> list[Worker]:
         bird = [self.bird.worker] if self.bird is not None else []
@@ -144,7 +149,8 @@ def run(settings: Settings) -> bool:
     workers = _workers(
         settings, _connect(settings), mailbox, metrics, health, lambda: loops[0].linkless if loops else ()
     )
-    loop = Loop(settings.node_name, mailbox, policy, StatusFiles(settings.run_dir), workers, metrics, health)
+    files, problems = StatusFiles(settings.run_dir), Problems(settings.run_dir)
+    loop = Loop(settings.node_name, mailbox, policy, files, workers, metrics, health, problems)
     loops.append(loop)
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: mailbox.put(Stop()))
@@ -192,7 +198,7 @@ def _workers(
     netfilter = Netlink(protocol=NETLINK_NETFILTER)
     return Workers(
         kv=kv,
-        watch=Watch(kv, prefixes(settings.node_name)),
+        watch=Watch(kv, prefixes()),
         bird=_bird(settings, metrics),
         released=Released(lambda addresses: conntrack.forget(netfilter, addresses), mailbox.put, metrics),
         status=Status(kv, settings.node_name),

@@ -44,12 +44,13 @@ Update = ResourceUpdate | AffinityUpdate
 T = TypeVar("T", bound=msgspec.Struct)
 
 
-def prefixes(node_name: str) -> tuple[str, ...]:
-    """What the agent of a node follows: all resources, and the affinities of its own host.
+def prefixes() -> tuple[str, ...]:
+    """What the agent follows: all resources, and whose the blocks are (BIRD tells of our own; the routes of
+    encapsulated pools need everyone's).
 
-    Not the blocks: they change with every container, and nothing here depends on them.
+    Not the blocks themselves: they change with every container, and nothing here depends on them.
     """
-    return keys.RESOURCES, keys.affinity_prefix(node_name)
+    return keys.RESOURCES, keys.AFFINITIES
 
 
 class View:

@@ -46,8 +46,8 @@ class Peer:
 
 @dataclass(frozen=True, slots=True)
 class TunnelRoute:
-    """Where a block (or a single borrowed address) is: behind `gateway`, through `device` or, when that is empty, plainly
-    through the node's own subnet. Without gateway: nowhere, what no container here has is dropped.
+    """Where a block (or a single borrowed address) is: behind `gateway`, through `device` or, when that is empty,
+    plainly through the node's own subnet. Without gateway: nowhere, what no container here has is dropped.
     """
 
     gateway: str = ""
