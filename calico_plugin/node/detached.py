@@ -11,6 +11,7 @@ from enum import Enum
 from pathlib import Path
 from typing import Mapping
 
+from calico_plugin.errors import CalicoError
 from calico_plugin.node import leftovers, lock, supervise
 from calico_plugin.node.services import STARTED, console_script
 
@@ -19,6 +20,15 @@ _LOG_BYTES = 10_000_000
 _LOOK_SECONDS = 0.1
 # calico-node itself takes up to about 10 s to end its parts.
 STOP_SECONDS = 15.0
+
+
+class Contained(CalicoError):
+    """calico-node runs in a container: Docker would start again what we end; the text says what to type."""
+
+    def __init__(self, managed: bool) -> None:
+        kind = "a managed plugin of Docker's" if managed else "a container"
+        end = "docker plugin disable -f calico" if managed else "docker rm -f calico-node"
+        super().__init__(f"calico-node runs as {kind} on this host; `{end}` ends it, and traffic goes on")
 
 
 class State(Enum):
@@ -92,9 +102,11 @@ def running(run_dir: Path) -> bool:
 def stop(run_dir: Path, graceful: bool = True) -> int | None:
     """End calico-node and all its parts, traffic goes on; the process id it had (0: only its parts were there).
 
-    None when nothing ran.
+    None when nothing ran. Raises Contained.
     """
     pid = lock.holder(run_dir)
+    if pid is not None and leftovers.elsewhere(pid):
+        raise Contained(managed=leftovers.environment(pid).get("CALICO_MANAGED_PLUGIN") == "true")
     if pid is not None and (process := leftovers.read(pid)) is not None:
         if not graceful:
             supervise.withdraw(run_dir)

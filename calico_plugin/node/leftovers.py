@@ -70,6 +70,17 @@ def find(run_dir: Path) -> list[Process]:
     ]
 
 
+def elsewhere(pid: int) -> bool:
+    """Whether a process lives in another mount namespace than we do: in a container."""
+    return _mounts(str(pid)) != _mounts("self")
+
+
+def environment(pid: int) -> dict[str, str]:
+    """What a process was started with; nothing when it has gone."""
+    entries = (entry.decode(errors="replace").partition("=") for entry in _environ(pid))
+    return {name: value for name, _, value in entries if name}
+
+
 def end(processes: Iterable[Process], seconds: float, first: int = signal.SIGTERM) -> None:
     """Signal all, wait, and SIGKILL what is still there after the time."""
     left = list(processes)

@@ -1,4 +1,8 @@
-"""At most one calico-node on a host: a locked file that also holds its process id."""
+"""At most one calico-node on a host: a locked file.
+
+The file holds a process id for people. Programs ask the kernel who has the lock: a calico-node in a container may be
+process 1 there, and has another number here.
+"""
 
 from __future__ import annotations
 
@@ -17,8 +21,9 @@ class AlreadyRunning(CalicoError):
 
     def __init__(self, pid: int) -> None:
         self.pid = pid
+        where = f"process {pid}" if pid else "in another container"
         super().__init__(
-            f"calico-node already runs on this host (process {pid}); `calicoctl node stop` ends it, "
+            f"calico-node already runs on this host ({where}); `calicoctl node stop` ends it, "
             "`calicoctl node run` ends it and starts it anew"
         )
 
@@ -35,8 +40,9 @@ class Lock:
         try:
             fcntl.flock(self._descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
+            pid = _owner(os.fstat(self._descriptor))
             os.close(self._descriptor)
-            raise AlreadyRunning(_number(self.path)) from None
+            raise AlreadyRunning(pid) from None
         os.ftruncate(self._descriptor, 0)
         os.pwrite(self._descriptor, f"{os.getpid()}\n".encode(), 0)
         return self
@@ -49,7 +55,7 @@ class Lock:
 
 
 def holder(run_dir: Path) -> int | None:
-    """Process id of the running calico-node, or None."""
+    """Process id of the running calico-node as seen from here, 0 when it cannot be seen from here, or None."""
     path = run_dir / PID_NAME
     try:
         descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
@@ -59,13 +65,19 @@ def holder(run_dir: Path) -> int | None:
         fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
         return None
     except BlockingIOError:
-        return _number(path) or None
+        return _owner(os.fstat(descriptor))
     finally:
         os.close(descriptor)
 
 
-def _number(path: Path) -> int:
-    try:
-        return int(path.read_text())
-    except ValueError:
-        return 0
+def _owner(file: os.stat_result, table: Path = Path("/proc/locks")) -> int:
+    """Who has a flock on the file; 0 when it cannot be seen from our PID namespace.
+
+    A line of the table: `1: FLOCK  ADVISORY  WRITE 4711 00:19:1234 0 EOF`.
+    """
+    wanted = f"{os.major(file.st_dev):02x}:{os.minor(file.st_dev):02x}:{file.st_ino}"
+    for line in table.read_text().splitlines():
+        fields = line.split()
+        if len(fields) > 5 and fields[1] == "FLOCK" and fields[3] == "WRITE" and fields[5] == wanted:
+            return max(int(fields[4]), 0)
+    return 0

@@ -28,7 +28,7 @@ from calico_plugin.node.lock import Lock
 from calico_plugin.node.recheck import AddressWatch
 from calico_plugin.node.requirements import check_programs, need_root
 from calico_plugin.node.reset import remove_routes
-from calico_plugin.node.services import FAILED, STARTED, parts
+from calico_plugin.node.services import DRIVER, FAILED, STARTED, parts
 from calico_plugin.node.startup import HostView
 from calico_plugin.node.supervise import Tree
 from calico_plugin.observe import log as logging
@@ -41,6 +41,7 @@ _WATCH_SECONDS = 1.0
 _READY_LOOK_SECONDS = 0.1
 _ETCD_SECONDS = 20.0
 _LOG_TAIL = 15
+_HELD_UP_SECONDS = 5.0
 USAGE = """Usage: calico-node [--version | --help | CHECK ...]
 
 Runs all parts of Calico for this host's Docker in the foreground: calico-driver, calico-agent and BIRD, and an etcd
@@ -162,7 +163,7 @@ def _locked(settings: Settings, environ: dict[str, str]) -> int:
 def _tree(settings: Settings, environ: dict[str, str]) -> Tree:
     inherited = {**environ, "NODENAME": settings.node_name}
     log_dir = settings.log_dir if settings.node.file_logging else None
-    return Tree(settings.run_dir, inherited, log_dir, settings.node.forward_logs)
+    return Tree(settings.run_dir, inherited, log_dir, settings.node.forward_logs, settings.lib_dir)
 
 
 def start(settings: Settings, environ: dict[str, str], tree: Tree) -> None:
@@ -171,15 +172,41 @@ def start(settings: Settings, environ: dict[str, str], tree: Tree) -> None:
     own_etcd = embedded.wanted(settings)
     check_programs(settings, own_etcd)
     services = parts(settings)
+    if settings.node.managed:
+        # Docker waits nine seconds for the socket, and then throws the plugin out: before all that may take long.
+        tree.start([one for one in services if one.name == DRIVER])
     if own_etcd:
         _start_etcd(settings, host, tree)
     startup.report_name(settings, environ)
-    _prepare(settings, host, wait=settings.node.wait_for_datastore)
+    if settings.node.managed:
+        _prepare_some_time(settings, tree)
+    else:
+        _prepare(settings, host, wait=settings.node.wait_for_datastore)
     startup.keep_name(settings)
     if settings.node.backend == NONE and (count := remove_routes(BIRD_ROUTE_PROTOCOL)):
         log.info(f"Removed {count} routes that BIRD had left: this node is for policy only now")
-    tree.start(services)
+    tree.start([one for one in services if one not in tree.services])
     wait_until_ready(settings, tree)
+
+
+def _prepare_some_time(settings: Settings, tree: Tree) -> None:
+    """The steps again and again until they work: a plugin that ends is taken out of service by Docker, for good.
+
+    Meanwhile the driver answers Docker with the reason why nothing works yet.
+    """
+    pause, told = 1.0, ""
+    while True:
+        try:
+            _prepare(settings, _look(), wait=False)
+            return
+        except CalicoError as error:
+            if str(error) != told:
+                log.warning("Start-up is held up, and will be tried again", reason=str(error))
+            told = str(error)
+        if tree.died():
+            tree.revive()
+        time.sleep(pause)
+        pause = min(pause * 2, _HELD_UP_SECONDS)
 
 
 def _start_etcd(settings: Settings, host: HostView, tree: Tree) -> None:

@@ -34,17 +34,45 @@ def scan_dir(run_dir: Path) -> Path:
     return run_dir / SCAN_NAME
 
 
-class Tree:
-    """The running parts. `environment` is what they get; `log_dir` None: no files; `forward`: also to our stdout."""
+def _make_scan_dir(run_dir: Path, lib_dir: Path) -> None:
+    """A folder of scripts that can be run: Debian mounts /run with `noexec`, so there it is a link elsewhere."""
+    scan = scan_dir(run_dir)
+    if scan.exists():
+        return
+    if not os.statvfs(run_dir).f_flag & os.ST_NOEXEC:
+        scan.mkdir()
+        return
+    place = lib_dir / SCAN_NAME
+    shutil.rmtree(place, ignore_errors=True)
+    place.mkdir(parents=True)
+    scan.unlink(missing_ok=True)  # a link whose folder has gone
+    scan.symlink_to(place)
 
-    def __init__(self, run_dir: Path, environment: Mapping[str, str], log_dir: Path | None, forward: bool) -> None:
-        self.run_dir, self.log_dir, self.forward = run_dir, log_dir, forward
+
+def _remove_scan_dir(run_dir: Path) -> None:
+    scan = scan_dir(run_dir)
+    shutil.rmtree(scan.resolve(), ignore_errors=True)
+    if scan.is_symlink():
+        scan.unlink()
+
+
+class Tree:
+    """The running parts. `environment` is what they get; `log_dir` None: no files; `forward`: also to our stdout.
+
+    `lib_dir` keeps the scripts where the run directory forbids to run any.
+    """
+
+    def __init__(
+        self, run_dir: Path, environment: Mapping[str, str], log_dir: Path | None, forward: bool, lib_dir: Path
+    ) -> None:
+        self.run_dir, self.log_dir, self.forward, self.lib_dir = run_dir, log_dir, forward, lib_dir
         self.environment = {**environment, **leftovers.mark(run_dir)}
         self.services: list[Service] = []
         self.process: subprocess.Popen[bytes] | None = None
 
     def start(self, services: Iterable[Service]) -> None:
         """Start parts, and s6-svscan with the first ones."""
+        _make_scan_dir(self.run_dir, self.lib_dir)
         for service in services:
             write(service, scan_dir(self.run_dir), self.log_dir, self.forward)
             self.services.append(service)
@@ -97,7 +125,7 @@ def stop(run_dir: Path, graceful: bool = True) -> int:
             _s6("s6-svscanctl", "-t", str(scan_dir(run_dir)))
             leftovers.wait(lambda: not any(process.alive() for process in present), _STOP_SECONDS)
         _end_rest(run_dir)
-    shutil.rmtree(scan_dir(run_dir), ignore_errors=True)
+    _remove_scan_dir(run_dir)
     return len(present)
 
 
