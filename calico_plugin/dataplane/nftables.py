@@ -18,11 +18,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
-import msgspec
-
 from calico_plugin.dataplane.libnftables import Runner, Session
-from calico_plugin.dataplane.nfelements import Elements, Link
-from calico_plugin.dataplane.nftscript import TABLE, Script, State, difference, parse, render
+from calico_plugin.dataplane.nfencode import Encoder
+from calico_plugin.dataplane.nfread import parse
+from calico_plugin.dataplane.nfsteps import Script, State, difference
+from calico_plugin.dataplane.nftscript import TABLE, render, script_text
+from calico_plugin.dataplane.nfwire import Link
 from calico_plugin.errors import DataplaneError
 from calico_plugin.model.desired import Chain, Rule, Ruleset, Verdict
 from calico_plugin.model.names import NFT_TABLE
@@ -54,16 +55,15 @@ class Applied:
 class Table:
     """Owner of `table inet calico`."""
 
-    def __init__(self, runner: Runner | None = None, elements: Elements | None = None) -> None:
-        self._runner = runner or Session()
-        self._elements = elements or Link()
+    def __init__(self, session: Runner | None = None, link: Link | None = None) -> None:
+        self._session = session or Session()
+        self._link = link or Link()
         self._state: State | None = None
         self._desired = Ruleset()
 
     def exists(self) -> bool:
         """Whether the kernel has our table. Raises DataplaneError."""
-        tables = msgspec.json.decode(self._runner.run("list tables inet"))["nftables"]
-        return any(entry.get("table", {}).get("name") == NFT_TABLE for entry in tables)
+        return self._link.has_table(NFT_TABLE)
 
     def bootstrap(self, ruleset: Ruleset) -> bool:
         """Install `ruleset` (of an engine that knows nothing: all `cali*` traffic dropped) unless the table exists."""
@@ -74,7 +74,7 @@ class Table:
 
     def read(self) -> State:
         """What the kernel has. Raises DataplaneError."""
-        return parse(self._runner.run(f"list table {TABLE}")) if self.exists() else State()
+        return parse(self._session.run(f"list table {TABLE}")) if self.exists() else State()
 
     def apply(self, ruleset: Ruleset) -> Applied:
         """Make the kernel's table equal to `ruleset`. Raises DataplaneError; then the last try changed nothing."""
@@ -93,8 +93,8 @@ class Table:
 
     def close(self) -> None:
         """Release libnftables; the table stays."""
-        self._runner.close()
-        self._elements.close()
+        self._session.close()
+        self._link.close()
 
     def _retry(self, ruleset: Ruleset) -> Applied:
         self._state = self.read()
@@ -126,26 +126,20 @@ class Table:
             alone = replace(ruleset, chains={**bare, name: chain}, maps={
                 key: replace(item, elements={}) for key, item in ruleset.maps.items()})
             try:
-                self._runner.check(difference(State(), alone, whole=True).text)
+                self._session.check(script_text(difference(State(), alone, whole=True)))
             except DataplaneError as error:
                 found[name] = str(error)
         return found
 
     def _write(self, script: Script, ruleset: Ruleset, attempts: int) -> Applied:
-        if script.commands:
+        if script.steps:
             try:
-                self._run(script)
+                self._link.run(Encoder().messages(script.steps))
             except DataplaneError:
                 self._state = None
                 raise
         self._state = State.of(ruleset)
         return _applied(script, attempts)
-
-    def _run(self, script: Script) -> None:
-        if script.operations:
-            self._elements.run(script.operations)
-        else:
-            self._runner.run(script.text)
 
 
 def _stand_in(chain: Chain) -> Chain | None:

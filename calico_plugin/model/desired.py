@@ -82,8 +82,7 @@ class Verdict(Enum):
 
     `UNTRACK` accepts and keeps connection tracking off the packet, `SPARE` accepts and tells later chains of ours so
     (`Field.SPARED`). `JUMP`/`GOTO` name a chain in `Rule.target`; `MAP_IN`/`MAP_OUT` look the input/output interface
-    up in the verdict map `Rule.target` and carry on when it is not there; `ESTABLISHED` accepts established and
-    related packets and drops invalid ones.
+    up in the verdict map `Rule.target` and carry on when it is not there.
     """
 
     ACCEPT = "accept"
@@ -93,7 +92,6 @@ class Verdict(Enum):
     GOTO = "goto"
     MAP_IN = "look up input interface"
     MAP_OUT = "look up output interface"
-    ESTABLISHED = "accept established, drop invalid"
     MASQUERADE = "masquerade"
     UNTRACK = "accept, do not track"
     SPARE = "accept, and remember"

@@ -141,10 +141,9 @@ def _host_start(stage: Stage, options: PolicyOptions) -> Iterable[Rule]:
 
 
 def _established(options: PolicyOptions) -> Iterable[Rule]:
-    if options.disable_conntrack_invalid_check:
-        yield Rule(Verdict.ACCEPT, (Match(Field.CONNECTION_STATE, ("established", "related")),))
-    else:
-        yield Rule(Verdict.ESTABLISHED)
+    yield Rule(Verdict.ACCEPT, (Match(Field.CONNECTION_STATE, ("established", "related")),))
+    if not options.disable_conntrack_invalid_check:
+        yield Rule(Verdict.DROP, (Match(Field.CONNECTION_STATE, ("invalid",)),))
 
 
 def _encapsulation(options: PolicyOptions) -> Iterable[Rule]:

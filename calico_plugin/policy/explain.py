@@ -125,9 +125,6 @@ def _walk(ruleset: Ruleset, name: str, flow: Flow, steps: list[Step], depth: int
 
 def _effect(rule: Rule, ruleset: Ruleset, flow: Flow) -> tuple[Verdict, str]:
     """The verdict for this flow, with lookups done."""
-    if rule.verdict is Verdict.ESTABLISHED:
-        known = {"established": Verdict.ACCEPT, "related": Verdict.ACCEPT, "invalid": Verdict.DROP}
-        return known.get(flow.state, Verdict.CONTINUE), ""
     if rule.verdict in (Verdict.MAP_IN, Verdict.MAP_OUT):
         interface = flow.in_interface if rule.verdict is Verdict.MAP_IN else flow.out_interface
         target = ruleset.maps[rule.target].elements.get(interface)

@@ -24,7 +24,13 @@ _CLONE_NEWNET = 0x40000000
 _ETH_P_ALL = 3
 _ROUTER_MAC, _FAR_MAC = "02:00:00:00:00:01", "02:00:00:00:00:02"
 UPLINK = "uplink"
+BARRIER = "barrier"
 HOST = {4: "172.31.0.1", 6: "fd31::1"}
+
+
+_MARK = b"calico"
+_QUIET = 0.3
+"""Seconds without a frame after which none is expected: only waited for when a test's rules stop the barrier, too."""
 
 
 def in_namespace(name: str, work: Callable[[], T]) -> T:
@@ -136,6 +142,13 @@ def frame(packet: Packet, mark: bytes) -> bytes:
     return mac + b"\x08\x00" + header + body
 
 
+_BARRIER_PACKET = Packet("192.0.2.1", "192.0.2.254", 17, 9, 9)
+
+
+def _source_for(address: str) -> str:
+    return "192.0.2.1" if ip_address(address).version == 4 else "2001:db8:ffff::1"
+
+
 class Router:
     """Namespaces, links, routes and neighbours; frames in and out. Use as a context manager."""
 
@@ -143,7 +156,8 @@ class Router:
         # Several runs on one machine must not take each other's namespaces.
         self.name, self.far = f"{name}-{os.getpid()}-r", f"{name}-{os.getpid()}-f"
         self.workloads = {interface: tuple(addresses) for interface, addresses in workloads.items()}
-        self._far_names = {interface: f"f{number}" for number, interface in enumerate((UPLINK, *self.workloads))}
+        links = (UPLINK, BARRIER, *self.workloads)
+        self._far_names = {interface: f"f{number}" for number, interface in enumerate(links)}
         self._sockets: dict[str, socket.socket] = {}
         self._sent = 0
 
@@ -155,6 +169,7 @@ class Router:
             self._sysctls()
             self._links()
             self._sockets = in_namespace(self.far, self._open)
+            self._warm_up()
         except BaseException:
             self.close()
             raise
@@ -200,7 +215,7 @@ class Router:
         for via, family in (("172.31.0.254", "-4"), ("fd31::fe", "-6")):
             lines.append(f"neigh add {via} lladdr {_FAR_MAC} dev {UPLINK} nud permanent")
             lines.append(f"route add default via {via} dev {UPLINK}")
-        for interface, addresses in self.workloads.items():
+        for interface, addresses in ((BARRIER, ("192.0.2.254",)), *self.workloads.items()):
             for address in addresses:
                 lines.append(f"route add {address} dev {interface}")
                 lines.append(f"neigh add {address} lladdr {_FAR_MAC} dev {interface} nud permanent")
@@ -217,6 +232,21 @@ class Router:
             found[interface] = handle
         return found
 
+    def _warm_up(self) -> None:
+        """A link carries nothing until the kernel's work queue has seen that it is up: send until each does."""
+        waiting = {name: addresses[0] for name, addresses in self.workloads.items() if addresses}
+        waiting[UPLINK] = "203.0.113.250"
+        end = time.monotonic() + 10
+        while waiting:
+            for name, address in waiting.items():
+                self._sockets[BARRIER].send(frame(Packet(_source_for(address), address, 17, 9, 9), b"warm-up"))
+            for interface, data in self.collect():
+                if b"warm-up" in data:
+                    waiting.pop(interface, None)
+            if time.monotonic() > end:
+                raise TimeoutError(f"links that do not come up: {', '.join(waiting)}")
+        self.forget_connections()
+
     def interface_of(self, address: str) -> str:
         """The link behind which an address lives."""
         for interface, addresses in self.workloads.items():
@@ -227,58 +257,58 @@ class Router:
     def send(self, packets: Iterable[Packet], via: str | None = None) -> list[bool]:
         """Put packets on the links of their sources (or all on `via`), and say which came out where they should."""
         sent = [(self._put(packet, via), self.interface_of(packet.destination)) for packet in packets]
-        seen = self.receive({mark for mark, _ in sent})
+        seen = self.marks()
         return [(mark, interface) in seen for mark, interface in sent]
 
     def where(self, packet: Packet) -> set[str]:
         """Links out of which the packet came, whatever its destination became."""
         mark = self._put(packet)
-        return {interface for _, interface in self.receive({mark})}
+        return {interface for seen, interface in self.marks() if seen == mark}
 
-    def _put(self, packet: Packet, via: str | None = None) -> bytes:
-        self._sent += 1
-        mark = b"calico" + struct.pack("!Q", self._sent)
-        self._sockets[via or self.interface_of(packet.source)].send(frame(packet, mark))
-        return mark
+    def answered(self, packet: Packet) -> bool:
+        """Whether the router itself answers a TCP packet: nobody listens there, so with a reset."""
+        link = self.interface_of(packet.source)
+        self._put(packet)
+        ports = struct.pack("!HH", packet.dport, packet.sport)
+        start = 14 + (40 if packet.family == 6 else 20)
+        return any(
+            interface == link and data[start:start + 4] == ports and data[start + 13] & 4
+            for interface, data in self.collect() if len(data) > start + 13
+        )
+
+    def sources_seen(self, packet: Packet) -> set[str]:
+        """Send one packet and tell the source addresses (IPv4) with which it came out of the uplink."""
+        mark = self._put(packet)
+        seen = (data for interface, data in self.collect() if interface == UPLINK)
+        return {str(ip_address(data[26:30])) for data in seen if mark in data}
+
+    def marks(self) -> set[tuple[bytes, str]]:
+        """Marked frames that came out so far, with their links."""
+        found = ((data[data.find(_MARK):][:14], interface) for interface, data in self.collect() if _MARK in data)
+        return set(found)
 
     def socket_of(self, interface: str) -> socket.socket:
         """The far end's packet socket: frames sent there enter the router by that link."""
         return self._sockets[interface]
 
-    def answered(self, packet: Packet, via: str | None = None) -> bool:
-        """Whether the router itself answers a TCP packet: nobody listens there, so with a reset."""
-        link = via or self.interface_of(packet.source)
-        self._put(packet, via)
-        expected = struct.pack("!HH", packet.dport, packet.sport)
-        while select.select([self._sockets[link]], [], [], 0.03)[0]:
-            data, address = self._sockets[link].recvfrom(2048)
-            start = 14 + (40 if packet.family == 6 else 20)
-            if address[2] != socket.PACKET_OUTGOING and data[start:start + 4] == expected and data[start + 13] & 4:
-                return True
-        return False
+    def _put(self, packet: Packet, via: str | None = None) -> bytes:
+        self._sent += 1
+        mark = _MARK + struct.pack("!Q", self._sent)
+        self._sockets[via or self.interface_of(packet.source)].send(frame(packet, mark))
+        return mark
 
-    def receive(self, marks: set[bytes], quiet: float = 0.02) -> set[tuple[bytes, str]]:
-        """Frames that came out, by mark and link, until nothing comes for a while (here that is prompt)."""
-        found: set[tuple[bytes, str]] = set()
+    def collect(self) -> list[tuple[str, bytes]]:
+        """(link, frame) of all that came out, until a last packet that nothing stops has come, or none for a while."""
+        self._sent += 1
+        last = b"barrier" + struct.pack("!Q", self._sent)
+        self._sockets[BARRIER].send(frame(_BARRIER_PACKET, last))
+        found: list[tuple[str, bytes]] = []
         names = {handle: interface for interface, handle in self._sockets.items()}
-        deadline = time.monotonic() + 5
-        while time.monotonic() < deadline:
-            ready, _, _ = select.select(list(names), [], [], quiet)
-            if not ready:
-                break
+        quiet = _QUIET
+        while ready := select.select(list(names), [], [], quiet)[0]:
             for handle in ready:
                 data, address = handle.recvfrom(2048)
-                position = data.find(b"calico")
-                if address[2] != socket.PACKET_OUTGOING and position >= 0:
-                    found.add((data[position:position + 14], names[handle]))
-        return {entry for entry in found if entry[0] in marks}
-
-    def sources_seen(self, packet: Packet) -> set[str]:
-        """Send one packet and tell the source addresses (IPv4) with which it came out of the uplink."""
-        mark = self._put(packet)
-        found = set()
-        while select.select([self._sockets[UPLINK]], [], [], 0.05)[0]:
-            data, address = self._sockets[UPLINK].recvfrom(2048)
-            if mark in data and address[2] != socket.PACKET_OUTGOING:
-                found.add(str(ip_address(data[26:30])))
+                if address[2] != socket.PACKET_OUTGOING:
+                    found.append((names[handle], data))
+                    quiet = 0.002 if last in data else quiet
         return found

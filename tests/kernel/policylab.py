@@ -8,15 +8,35 @@ from typing import Any, Mapping
 
 from calico_plugin.dataplane.nftables import Table
 from calico_plugin.policy import PolicyEngine
-from tests.kernel.packets import HOST, Packet, Router, in_namespace
+from tests.kernel.packets import HOST, UPLINK, Packet, Router, in_namespace
 from tests.unit.policy import worlds
-from tests.unit.policy.worlds import endpoint
+from tests.unit.policy.worlds import endpoint, policy
 
 NODE = "n1"
 W, A, E = "10.65.0.10", "10.65.0.20", "203.0.113.7"
 W6, A6, E6 = "fd65::10", "fd65::20", "2001:db8::7"
 WEB = endpoint("web", W, {"app": "web"}, ipNetworks=[f"{W}/32", f"{W6}/128"])
 API = endpoint("api", A, {"app": "api"}, ipNetworks=[f"{A}/32", f"{A6}/128"])
+
+
+def host_endpoint(name: str = "eth", interface: str = UPLINK, **spec: Any) -> dict[str, Any]:
+    return {"kind": "HostEndpoint", "metadata": {"name": name, "labels": {"role": "host"}},
+            "spec": {"node": NODE, "interfaceName": interface, **spec}}
+
+
+def on_host(name: str, **spec: Any) -> dict[str, Any]:
+    return policy(name, selector="role=='host'", **spec)
+
+
+FLAVOURS = (
+    on_host("u", doNotTrack=True, applyOnForward=True, ingress=[
+        {"action": "Allow", "protocol": "TCP", "destination": {"ports": [7000]}}]),
+    on_host("n", preDNAT=True, applyOnForward=True, ingress=[
+        {"action": "Allow", "protocol": "TCP", "destination": {"ports": [32010, "80:90"]}}, {"action": "Log"}]),
+    on_host("f", applyOnForward=True, ingress=[
+        {"action": "Deny", "protocol": "ICMP", "icmp": {"type": 3, "code": 4}},
+        {"action": "Deny", "protocol": "ICMPv6", "notICMP": {"type": 128}}, {"action": "Pass", "notProtocol": 50}]),
+)
 
 
 class Lab:
@@ -73,4 +93,4 @@ class Lab:
                     pass  # how the kernel tells a sender that an output rule dropped its packet
 
         in_namespace(self.router.name, send)
-        return (mark, self.router.interface_of(address)) in self.router.receive({mark})
+        return (mark, self.router.interface_of(address)) in self.router.marks()

@@ -11,13 +11,15 @@ from typing import Any, Iterator, Mapping
 import pytest
 
 from calico_plugin.dataplane.libnftables import Session
+from calico_plugin.dataplane.nfsteps import Print
 from calico_plugin.dataplane.nftables import Table, render
-from calico_plugin.dataplane.nftscript import Print
 from calico_plugin.errors import DataplaneError
 from calico_plugin.model.desired import AddressSet, Chain, Field, Match, Rule, Ruleset, SetType, Verdict, VerdictMap
-from calico_plugin.policy import PolicyEngine
+from calico_plugin.policy import PolicyEngine, PolicyOptions
 from tests.kernel.packets import in_namespace
+from tests.kernel.policylab import FLAVOURS, host_endpoint
 from tests.unit.policy import worlds
+from tests.unit.policy.randomly import World
 from tests.unit.policy.worlds import OPEN, endpoint, policy
 
 pytestmark = pytest.mark.root
@@ -179,14 +181,27 @@ def test_what_nobody_can_load_is_an_error_and_changes_nothing(namespace: str, ta
     assert not table.apply(ruleset)
 
 
-def test_rendered_text_loads_with_the_nft_program(namespace: str) -> None:
-    """What a person can print is what the kernel gets."""
-    ruleset = engine(OPEN, WEB, API, RULE, SET).compile()
+def listing(namespace: str) -> str:
+    """The table as nft shows it, numbers instead of names."""
+    return nft(namespace, "-nn", "list", "table", "inet", "calico")
+
+
+@pytest.mark.parametrize("seed", [None, *range(25)])
+def test_what_we_send_is_what_nft_sends_for_our_text(namespace: str, seed: int | None) -> None:
+    """The same ruleset over our netlink messages and as text through the nft program: the kernel holds the same."""
+    documents = World(seed).resources() if seed is not None else [
+        OPEN, WEB, API, RULE, SET, host_endpoint("h", "eth0"), *FLAVOURS]
+    options = worlds.SMALL_BLOCKS if seed and seed % 2 else PolicyOptions()
+    ruleset = worlds.compiled(worlds.objects(documents), "n1", options)
     command = ["nsenter", f"--net=/run/netns/{namespace}", "nft", "-f", "-"]
     subprocess.run(command, input=render(ruleset), text=True, check=True)
+    sent_by_nft = listing(namespace)
     made = in_namespace(namespace, Table)
     assert not made.apply(ruleset)
+    nft(namespace, "delete table inet calico")
+    made.audit()
     made.close()
+    assert sorted(sent_by_nft.splitlines()) == sorted(listing(namespace).splitlines())
 
 
 def random_members(rng: random.Random) -> dict[str, AddressSet]:

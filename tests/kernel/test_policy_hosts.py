@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Any, Iterator
+from typing import Iterator
 
 import pytest
 
 from tests.kernel.packets import HOST, UPLINK, Packet, Router
-from tests.kernel.policylab import API, NODE, WEB, A, E, Lab, W
-from tests.unit.policy.worlds import OPEN, policy
+from tests.kernel.policylab import API, NODE, WEB, A, E, Lab, W, host_endpoint, on_host
+from tests.unit.policy.worlds import OPEN
 
 pytestmark = pytest.mark.root
 
@@ -17,15 +17,6 @@ add table ip nat-of-others
 add chain ip nat-of-others pre {{ type nat hook prerouting priority dstnat; }}
 add rule ip nat-of-others pre tcp dport {{ 32010, 32011 }} dnat to {W}:8055
 """
-
-
-def host_endpoint(name: str = "eth", interface: str = UPLINK, **spec: Any) -> dict[str, Any]:
-    return {"kind": "HostEndpoint", "metadata": {"name": name, "labels": {"role": "host"}},
-            "spec": {"node": NODE, "interfaceName": interface, **spec}}
-
-
-def on_host(name: str, **spec: Any) -> dict[str, Any]:
-    return policy(name, selector="role=='host'", **spec)
 
 
 @pytest.fixture

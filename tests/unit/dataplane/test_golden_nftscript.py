@@ -8,7 +8,8 @@ from typing import Any
 
 import pytest
 
-from calico_plugin.dataplane.nftscript import State, difference, fingerprint, render, render_match, render_rule
+from calico_plugin.dataplane.nfsteps import Elements, State, difference, fingerprint
+from calico_plugin.dataplane.nftscript import render, render_match, render_rule, script_text
 from calico_plugin.model.desired import AddressSet, Chain, Field, Match, Rule, Ruleset, SetType, Verdict, VerdictMap
 from tests.unit.policy.worlds import OPEN, compiled, endpoint, objects, policy
 
@@ -88,26 +89,27 @@ def ruleset(members: frozenset[str], target: str) -> Ruleset:
 
 
 def test_difference_of_members_and_map_elements_is_elements_only() -> None:
-    """Then it need not go through libnftables; gone members come before new ones."""
+    """What has gone comes before what is new: intervals must not overlap, a key has one target."""
     before = State.of(ruleset(frozenset(["10.0.0.1", "10.0.0.2"]), "a"))
     script = difference(before, ruleset(frozenset(["10.0.0.2", "10.0.0.3"]), "b"))
-    assert [(step.add, step.name, step.members, step.targets) for step in script.operations] == [
-        (False, "s", ("10.0.0.1",), ()), (True, "s", ("10.0.0.3",), ()),
-        (False, "m", ("cali1",), ("a",)), (True, "m", ("cali1",), ("b",)),
+    assert [(step.verb, step.name, step.body) for step in script.steps] == [
+        ("delete", "s", Elements(SetType.IPV4, False, ("10.0.0.1",))),
+        ("add", "s", Elements(SetType.IPV4, False, ("10.0.0.3",))),
+        ("delete", "m", Elements(SetType.INTERFACE, False, ("cali1",), ("a",))),
+        ("add", "m", Elements(SetType.INTERFACE, False, ("cali1",), ("b",))),
     ]
-    assert len(script.commands) == 4 and script.members == 2 and script.elements == 2
+    assert script.members == 2 and script.elements == 2
 
 
 def test_difference_removes_references_before_what_they_name() -> None:
     """Rules, then maps, then chains, then sets."""
     script = difference(State.of(ruleset(frozenset(), "a")), Ruleset())
-    assert [" ".join(command.split()[:2]) for command in script.commands] == [
+    assert [" ".join(command.split()[:2]) for command in script_text(script).splitlines()] == [
         "flush chain", "flush chain", "delete map", "delete chain", "delete chain", "delete set"]
-    assert script.operations == ()
 
 
 def test_equal_states_need_nothing() -> None:
     """Whether the objects are the same instances or only equal."""
     wanted = ruleset(frozenset(["10.0.0.1"]), "a")
-    assert not difference(State.of(wanted), wanted).commands
-    assert not difference(State.of(ruleset(frozenset(["10.0.0.1"]), "a")), wanted).commands
+    assert not difference(State.of(wanted), wanted).steps
+    assert not difference(State.of(ruleset(frozenset(["10.0.0.1"]), "a")), wanted).steps

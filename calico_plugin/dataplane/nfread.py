@@ -1,0 +1,75 @@
+"""What `nft -j list table` says -> the state of our table, pure."""
+
+from __future__ import annotations
+
+from ipaddress import ip_address, ip_network
+from typing import Any, Mapping
+
+import msgspec
+
+from calico_plugin.dataplane.nfsteps import Print, State
+from calico_plugin.dataplane.nftscript import TYPES
+from calico_plugin.model.desired import AddressSet, Hook, SetType, VerdictMap
+
+_TYPE_OF = {text: kind for kind, text in TYPES.items()}
+
+
+def parse(listing: str) -> State:
+    """What `list table` in JSON says. An object that we could not have made gets a print that equals none of ours."""
+    state = State(exists=True)
+    comments: dict[str, list[str]] = {}
+    hooks: dict[str, Hook | None] = {}
+    for entry in msgspec.json.decode(listing)["nftables"]:
+        for sort, body in entry.items():
+            if sort == "set":
+                state.sets[body["name"]] = _parse_set(body)
+            elif sort == "map":
+                state.maps[body["name"]] = VerdictMap(body["name"], dict(map(_parse_element, body.get("elem", ()))))
+            elif sort == "chain":
+                comments[body["name"]], hooks[body["name"]] = [], _parse_hook(body)
+            elif sort == "rule":
+                comments[body["chain"]].append(body.get("comment", ""))
+    for name, listed in comments.items():
+        state.chains[name] = Print(hooks[name], tuple(listed))
+    return state
+
+
+def _parse_hook(body: Mapping[str, Any]) -> Hook | None:
+    return Hook(body["type"], body["hook"], body["prio"]) if "hook" in body else None
+
+
+def _parse_set(body: Mapping[str, Any]) -> AddressSet:
+    written = body["type"] if isinstance(body["type"], str) else " . ".join(body["type"])
+    kind = _TYPE_OF.get(written, SetType.INTERFACE)
+    members = frozenset(_parse_member(item) for item in body.get("elem", ()))
+    return AddressSet(body["name"], kind, members, "interval" in body.get("flags", ()))
+
+
+def _parse_member(item: Any) -> str:
+    if isinstance(item, Mapping):
+        if "elem" in item:
+            return _parse_member(item["elem"]["val"])
+        if "concat" in item:
+            return " . ".join(_parse_member(part) for part in item["concat"])
+        if "prefix" in item:
+            return str(ip_network(f"{item['prefix']['addr']}/{item['prefix']['len']}", strict=False))
+        return str(item)
+    text = str(item)
+    # Python and the kernel's tools spell some IPv6 addresses differently.
+    return str(ip_address(text)) if ":" in text and "%" not in text and _is_address(text) else text
+
+
+def _is_address(text: str) -> bool:
+    try:
+        ip_address(text)
+    except ValueError:
+        return False
+    return True
+
+
+def _parse_element(item: Any) -> tuple[str, str]:
+    key, verdict = item
+    if isinstance(key, Mapping):
+        key = key.get("elem", {}).get("val", str(key))
+    target = verdict.get("goto") if isinstance(verdict, Mapping) else None
+    return str(key), target["target"] if target else str(verdict)

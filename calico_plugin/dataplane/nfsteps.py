@@ -1,0 +1,212 @@
+"""From one state of our table to another: steps of one transaction, pure and in no language yet.
+
+Every rule carries a comment: a hash over the rule and all rules before it in the chain. A chain in the kernel is right
+when its comments are, so a restarted process recognises its own work without comparing rules (policy 5.1).
+"""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass, field
+from functools import lru_cache
+from typing import Iterable, Mapping
+
+from calico_plugin.model.desired import AddressSet, Chain, Hook, Rule, Ruleset, SetType, VerdictMap
+
+SCHEME = b"1"
+"""Part of every comment's hash: change it whenever the same rule is written to the kernel in another way."""
+
+
+@dataclass(frozen=True, slots=True)
+class Line:
+    """A rule with the comment that it carries."""
+
+    rule: Rule
+    comment: str
+
+
+@dataclass(frozen=True, slots=True)
+class Elements:
+    """Members of one set; with `targets` of a verdict map, interface -> chain (goto)."""
+
+    type: SetType
+    interval: bool
+    members: tuple[str, ...]
+    targets: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """`verb` (add, delete, flush), `sort` (table, set, map, chain, rule, element), `name` of the object or its holder.
+
+    `body`: the set to declare, the base chain's hook, the rule, the elements.
+    """
+
+    verb: str
+    sort: str
+    name: str = ""
+    body: AddressSet | Hook | Line | Elements | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Print:
+    """What makes a chain right: its hook and the comments of its rules."""
+
+    hook: Hook | None
+    comments: tuple[str, ...]
+
+
+@lru_cache(maxsize=65536)
+def lines(chain: Chain) -> tuple[Line, ...]:
+    """The chain's rules with their comments."""
+    found, digest = [], SCHEME
+    for rule in chain.rules:
+        digest = hashlib.blake2b(digest + repr(rule).encode("utf-8", "surrogatepass"), digest_size=8).digest()
+        found.append(Line(rule, digest.hex()))
+    return tuple(found)
+
+
+def fingerprint(chain: Chain) -> Print:
+    return Print(chain.hook, tuple(line.comment for line in lines(chain)))
+
+
+@dataclass(slots=True)
+class State:
+    """What the table holds, as far as we know: written by us or read from the kernel."""
+
+    exists: bool = False
+    sets: dict[str, AddressSet] = field(default_factory=dict)
+    maps: dict[str, VerdictMap] = field(default_factory=dict)
+    chains: dict[str, Chain | Print] = field(default_factory=dict)
+
+    @classmethod
+    def of(cls, ruleset: Ruleset) -> State:
+        return cls(True, dict(ruleset.sets), dict(ruleset.maps), dict(ruleset.chains))
+
+
+@dataclass(frozen=True, slots=True)
+class Script:
+    """Steps of one transaction, and how many objects of each sort they touch. No steps: nothing to do."""
+
+    steps: tuple[Step, ...] = ()
+    sets: int = 0
+    members: int = 0
+    chains: int = 0
+    elements: int = 0
+    removed: int = 0
+    names: tuple[str, ...] = ()
+
+
+def difference(actual: State, desired: Ruleset, whole: bool = False) -> Script:
+    """Steps from `actual` to `desired`: sets, chains, rules, dispatch; removals last (policy 5.2).
+
+    `whole` throws the table away and makes it anew, in the same transaction.
+    """
+    build = _Builder(State() if whole else actual)
+    if whole:
+        build.steps += [Step("add", "table"), Step("delete", "table")]
+    if not build.actual.exists:
+        build.steps.append(Step("add", "table"))
+    build.sets(desired.sets)
+    build.chains(desired.chains, desired.maps)
+    build.maps(desired.maps)
+    build.removals(desired)
+    return build.script()
+
+
+class _Builder:
+    """Collects the steps of one script."""
+
+    def __init__(self, actual: State) -> None:
+        self.actual = actual
+        self.steps: list[Step] = []
+        self.count = dict.fromkeys(("sets", "members", "chains", "elements", "removed"), 0)
+        self.names: list[str] = []
+
+    def script(self) -> Script:
+        return Script(tuple(self.steps), **self.count, names=tuple(self.names))
+
+    def touch(self, sort: str, name: str, number: int = 1) -> None:
+        self.count[sort] += number
+        self.names.append(name)
+
+    def sets(self, desired: Mapping[str, AddressSet]) -> None:
+        for name, wanted in desired.items():
+            there = self.actual.sets.get(name)
+            if there is wanted:
+                continue
+            if there is None:
+                self.steps.append(Step("add", "set", name, wanted))
+                self.touch("sets", name)
+                self.members("add", wanted, wanted.members)
+                continue
+            self.members("delete", wanted, there.members - wanted.members)
+            self.members("add", wanted, wanted.members - there.members)
+
+    def members(self, verb: str, wanted: AddressSet, members: Iterable[str]) -> None:
+        chosen = tuple(members)
+        if chosen:
+            self.steps.append(Step(verb, "element", wanted.name, Elements(wanted.type, wanted.interval, chosen)))
+            self.touch("members", wanted.name, len(chosen))
+
+    def chains(self, desired: Mapping[str, Chain], maps: Mapping[str, VerdictMap]) -> None:
+        changed = [chain for name, chain in desired.items() if self.differs(self.actual.chains.get(name), chain)]
+        for chain in changed:
+            self.declare(chain)
+        for name in maps:
+            if name not in self.actual.maps:
+                self.steps.append(Step("add", "map", name))
+                self.touch("elements", name, 0)
+        for chain in changed:
+            self.fill(chain)
+
+    def differs(self, there: Chain | Print | None, wanted: Chain) -> bool:
+        if there is wanted:
+            return False
+        if isinstance(there, Chain):
+            return there != wanted
+        return there is None or there != fingerprint(wanted)
+
+    def declare(self, chain: Chain) -> None:
+        there = self.actual.chains.get(chain.name)
+        if there is not None and there.hook != chain.hook:
+            self.steps += [Step("flush", "chain", chain.name), Step("delete", "chain", chain.name)]
+            there = None
+        if there is None:
+            self.steps.append(Step("add", "chain", chain.name, chain.hook))
+        else:
+            self.steps.append(Step("flush", "chain", chain.name))
+        self.touch("chains", chain.name)
+
+    def fill(self, chain: Chain) -> None:
+        self.steps += [Step("add", "rule", chain.name, line) for line in lines(chain)]
+
+    def maps(self, desired: Mapping[str, VerdictMap]) -> None:
+        for name, wanted in desired.items():
+            there = self.actual.maps.get(name)
+            if there is wanted:
+                continue
+            old = there.elements if there is not None else {}
+            gone = {key: target for key, target in old.items() if target != wanted.elements.get(key)}
+            new = {key: target for key, target in wanted.elements.items() if target != old.get(key)}
+            self.elements("delete", name, gone)
+            self.elements("add", name, new)
+
+    def elements(self, verb: str, name: str, changed: Mapping[str, str]) -> None:
+        if changed:
+            body = Elements(SetType.INTERFACE, False, tuple(changed), tuple(changed.values()))
+            self.steps.append(Step(verb, "element", name, body))
+            self.touch("elements", name, len(changed))
+
+    def removals(self, desired: Ruleset) -> None:
+        """References first: rules, then the maps that they named, the chains that those named, sets."""
+        chains = [name for name in self.actual.chains if name not in desired.chains]
+        self.steps += [Step("flush", "chain", name) for name in chains]
+        self.remove("map", [name for name in self.actual.maps if name not in desired.maps])
+        self.remove("chain", chains)
+        self.remove("set", [name for name in self.actual.sets if name not in desired.sets])
+
+    def remove(self, sort: str, names: list[str]) -> None:
+        for name in names:
+            self.steps.append(Step("delete", sort, name))
+            self.touch("removed", name)
