@@ -10,8 +10,6 @@ import structlog
 from calico_plugin.errors import CalicoError
 from calico_plugin.observe.log import bug
 
-_JOIN_SECONDS = 1.0
-
 
 class Worker:
     """Runs `step` whenever it is woken, and `every` so many seconds after the last run at the latest.
@@ -49,9 +47,10 @@ class Worker:
         self._stopping.set()
         self._wake.set()
 
-    def join(self) -> None:
+    def join(self, seconds: float) -> None:
+        """Wait for its end, so long at most: a call to a part that hangs may hold it, and ends with the process."""
         if self._thread.is_alive():
-            self._thread.join(_JOIN_SECONDS)
+            self._thread.join(seconds)
 
     def _run(self) -> None:
         failures = 0

@@ -77,6 +77,8 @@ class Door:
         self._target = (host, int(port))
         self._listener = listener_in(netns, 2379)
         self._open = True
+        self._flows = threading.Event()
+        self._flows.set()
         self._live: list[socket.socket] = []
         threading.Thread(target=self._accept, daemon=True).start()
 
@@ -91,7 +93,12 @@ class Door:
     def reopen(self) -> None:
         self._open = True
 
+    def freeze(self) -> None:
+        """etcd hangs: connections stay, nothing passes any more."""
+        self._flows.clear()
+
     def close(self) -> None:
+        self._flows.set()
         self.shut()
         with suppress(OSError):
             self._listener.shutdown(socket.SHUT_RDWR)
@@ -111,12 +118,13 @@ class Door:
                 one.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             self._live += [near, far]
             for source, sink in ((near, far), (far, near)):
-                threading.Thread(target=_pump, args=(source, sink), daemon=True).start()
+                threading.Thread(target=_pump, args=(source, sink, self._flows), daemon=True).start()
 
 
-def _pump(source: socket.socket, sink: socket.socket) -> None:
+def _pump(source: socket.socket, sink: socket.socket, flows: threading.Event) -> None:
     with suppress(OSError):
         while data := source.recv(65536):
+            flows.wait()
             sink.sendall(data)
     for one in (source, sink):
         with suppress(OSError):

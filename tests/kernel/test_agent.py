@@ -330,6 +330,15 @@ class TestRestart:
         wait_until("the start", lambda: "event=started" in host.text())
         assert host.stop() < 2
 
+    def test_sigterm_while_etcd_hangs(self, host: AgentHost) -> None:
+        """A status report that waits for an answer does not hold the end up."""
+        host.settings["FELIX_REPORTINGINTERVALSECS"] = "1"
+        host.started()
+        time.sleep(10)  # the first report comes after so long
+        host.door.freeze()
+        time.sleep(1.5)
+        assert host.stop() < 2
+
     def test_second_agent_refuses(self, host: AgentHost) -> None:
         """It names the process that runs already."""
         host.started()

@@ -74,7 +74,7 @@ class TestWorker:
         worker.start()
         assert done.wait(5)
         worker.stop()
-        worker.join()
+        worker.join(5)
         assert len(runs) == 3
 
     def test_stop_ends_a_waiting_worker(self) -> None:
@@ -82,7 +82,7 @@ class TestWorker:
         worker = Worker("test", lambda: None, every=1000)
         worker.start()
         worker.stop()
-        worker.join()
+        worker.join(5)
         assert not worker._thread.is_alive()
 
 
