@@ -47,7 +47,7 @@ from calico_plugin.policy import PolicyEngine, PolicyOptions
 
 FORWARD_SECONDS = 30.0
 # For all workers together to end.
-END_SECONDS = 1.0
+END_SECONDS = 0.5
 USAGE = """Usage: calico-agent
 
 Makes this host what the cluster says: policy, routes, BIRD's configuration, status. Runs in the foreground; calico-node
