@@ -18,11 +18,12 @@ import structlog
 
 from calico_plugin import __version__
 from calico_plugin.config import NONE, Settings
-from calico_plugin.datastore.etcd import connect
+from calico_plugin.datastore.etcd import EtcdKV, connect
 from calico_plugin.datastore.store import Store
+from calico_plugin.deadline import Deadline
 from calico_plugin.errors import CalicoError, DatastoreError
 from calico_plugin.model.names import BIRD_ROUTE_PROTOCOL
-from calico_plugin.node import embedded, health, ready, startup, supervise
+from calico_plugin.node import embedded, health, ready, startup, supervise, tunnels
 from calico_plugin.node.interfaces import read_interfaces, source_towards
 from calico_plugin.node.lock import Lock
 from calico_plugin.node.recheck import AddressWatch
@@ -148,14 +149,18 @@ def _locked(settings: Settings, environ: dict[str, str]) -> int:
     if count := supervise.stop(settings.run_dir):
         log.warning(f"Ended {count} processes that an earlier calico-node had left")
     tree = _tree(settings, environ)
+    keeper = tunnels.Keeper(lambda: _connect(settings), settings.node_name)
     try:
         start(settings, environ, tree)
         print(STARTED, flush=True)
+        if settings.node.backend != NONE:
+            keeper.start()
         watch(tree, _address_watch(settings))
     finally:
         # Nothing may interrupt this, not even on the way of an error.
         for one in (signal.SIGTERM, signal.SIGINT):
             signal.signal(one, signal.SIG_IGN)
+        keeper.close()
         tree.stop()
     return 0
 
@@ -226,9 +231,9 @@ def _start_etcd(settings: Settings, host: HostView, tree: Tree) -> None:
         time.sleep(_READY_LOOK_SECONDS)
 
 
-def _prepare(settings: Settings, host: HostView, wait: bool) -> None:
+def _connect(settings: Settings) -> EtcdKV:
     etcd = settings.datastore
-    kv = connect(
+    return connect(
         etcd.endpoints,
         ca_cert_file=etcd.ca_cert_file,
         cert_file=etcd.cert_file,
@@ -237,10 +242,16 @@ def _prepare(settings: Settings, host: HostView, wait: bool) -> None:
         password=etcd.password,
         source=etcd.source,
     )
+
+
+def _prepare(settings: Settings, host: HostView, wait: bool) -> None:
+    kv = _connect(settings)
     try:
         store = Store(kv)
         startup.wait_for_datastore(store, wait)
         startup.prepare(settings, store, host)
+        if settings.node.backend != NONE:
+            tunnels.reserve(kv, settings.node_name, Deadline(tunnels.STEP_SECONDS))
     finally:
         kv.close()
 

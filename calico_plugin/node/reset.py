@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, Iterator
 
 from calico_plugin.config import Settings
-from calico_plugin.dataplane import forwarding, links
+from calico_plugin.dataplane import forwarding, links, tunnels
 from calico_plugin.dataplane.libnftables import Session
 from calico_plugin.dataplane.netlink import Netlink, dump, iproute, mapped
 from calico_plugin.errors import CalicoError
@@ -49,10 +49,13 @@ def _links(settings: Settings) -> Iterator[str]:
     try:
         found = links.listing(netlink, INTERFACE_PREFIX)
         links.delete(netlink, found.values())
+        devices = tunnels.remove_devices(netlink)
     finally:
         netlink.close()
     if found:
         yield f"Removed {len(found)} links ({INTERFACE_PREFIX}*)"
+    if devices:
+        yield f"Removed {devices} tunnel devices"
 
 
 def _routes(settings: Settings) -> Iterator[str]:
