@@ -110,7 +110,10 @@ class Netlink:
         """Opens the socket in the namespace called `netns` (as `ip netns` names it), else in the process's own."""
         self._socket = _open(netns, protocol)
         self._socket.bind((0, 0))
-        self._socket.settimeout(timeout)
+        # The kernel's own time limit. Python's would poll before each call, which costs a hand-over to other threads.
+        limit = struct.pack("ll", int(timeout), int(timeout % 1 * 1e6))
+        for option in (socket.SO_RCVTIMEO, socket.SO_SNDTIMEO):
+            self._socket.setsockopt(socket.SOL_SOCKET, option, limit)
         for option in (_NETLINK_CAP_ACK, _NETLINK_EXT_ACK):
             self._socket.setsockopt(_SOL_NETLINK, option, 1)
         with suppress(OSError):  # dumps that the kernel filters: Linux >= 4.20; older ones send all
@@ -274,7 +277,8 @@ class Events:
 
 def refusal(what: str, errno: int, explanation: str) -> DataplaneError:
     """The kernel's refusal in one line: what was tried, and why it did not work."""
-    reason = explanation or (os.strerror(errno) if errno else "no answer from the kernel")
+    late = errno in (0, errnos.EAGAIN)
+    reason = explanation or ("no answer from the kernel in time" if late else os.strerror(errno))
     hint = "; the CAP_NET_ADMIN capability is needed" if errno == errnos.EPERM else ""
     return DataplaneError(f"{what}: {reason}{hint}", errno)
 

@@ -19,7 +19,7 @@ from calico_plugin.model import names
 
 log = logging.getLogger(__name__)
 
-_GATHER_SECONDS = 0.15
+_GATHER_SECONDS = 0.4
 _RETRY_SECONDS = 1.0
 _UPLINK_SECONDS = 30.0
 _TRIES = 5

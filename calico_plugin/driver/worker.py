@@ -25,6 +25,10 @@ from calico_plugin.driver import request
 _RECEIVE_SECONDS = 2
 _TIMEVAL = struct.pack("ll", _RECEIVE_SECONDS, 0)
 _TICK_SECONDS = 1.0
+# A connection wakes one thread, which arms the socket again when it has taken it. (Waiting for both sockets with a
+# private, exclusive epoll in each thread loses wake-ups: a thread woken for one socket may take a call from the other
+# first.)
+_ONE_THREAD = select.EPOLLIN | select.EPOLLONESHOT
 
 
 class PluginWorker(SyncWorker):
@@ -33,19 +37,22 @@ class PluginWorker(SyncWorker):
     def run(self) -> None:
         # Readable as soon as it is closed at the other end: that stops all threads at once.
         stop, running = os.pipe()
-        for listener in self.sockets:
-            listener.setblocking(False)
-        threads = [
-            threading.Thread(target=self._serve, args=(stop,), name=f"call-{n}", daemon=True)
-            for n in range(self.cfg.threads)
-        ]
-        for thread in threads:
-            thread.start()
-        while self.alive and self.is_parent_alive():
-            self.notify()
-            select.select([self.PIPE[0]], [], [], _TICK_SECONDS)
-        os.close(running)
-        self._await(threads)
+        with select.epoll() as ready:
+            for listener in self.sockets:
+                listener.setblocking(False)
+                ready.register(listener, _ONE_THREAD)
+            ready.register(stop, select.EPOLLIN | select.EPOLLHUP)
+            threads = [
+                threading.Thread(target=self._serve, args=(ready, stop), name=f"call-{n}", daemon=True)
+                for n in range(self.cfg.threads)
+            ]
+            for thread in threads:
+                thread.start()
+            while self.alive and self.is_parent_alive():
+                self.notify()
+                select.select([self.PIPE[0]], [], [], _TICK_SECONDS)
+            os.close(running)
+            self._await(threads)
 
     def _await(self, threads: Iterable[threading.Thread]) -> None:
         over = time.monotonic() + self.cfg.graceful_timeout
@@ -54,30 +61,18 @@ class PluginWorker(SyncWorker):
                 self.notify()
                 thread.join(_TICK_SECONDS)
 
-    def _serve(self, stop: int) -> None:
+    def _serve(self, ready: select.epoll, stop: int) -> None:
         """One thread: calls, one after the other, until the worker stops."""
         listeners = {listener.fileno(): listener for listener in self.sockets}
-        with select.epoll() as ready:
-            for descriptor in listeners:
-                # Exclusive: a connection wakes one thread, not all.
-                ready.register(descriptor, select.EPOLLIN | select.EPOLLEXCLUSIVE)
-            ready.register(stop, select.EPOLLIN | select.EPOLLHUP)
-            while True:
-                events = ready.poll()
-                if any(descriptor == stop for descriptor, _ in events):
+        while True:
+            for descriptor, _ in ready.poll(maxevents=1):
+                if descriptor == stop:
                     return
-                for descriptor, _ in events:
-                    self._accept(listeners[descriptor])
-
-    def _accept(self, listener: Any) -> None:
-        try:
-            client, address = listener.accept()
-        except OSError:
-            # Another thread was quicker, or the caller has gone.
-            return
-        client.setblocking(True)
-        client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, _TIMEVAL)
-        self.handle(listener, client, address)
+                client = _accept(listeners[descriptor])
+                # Only now may the next connection wake the next thread; one that waits already does so at once.
+                ready.modify(descriptor, _ONE_THREAD)
+                if client is not None:
+                    self.handle(listeners[descriptor], client, "")
 
     def handle(self, listener: Any, client: socket.socket, addr: Any) -> None:
         """One connection: Docker's form at once, anything else by gunicorn's parser and its rules."""
@@ -113,6 +108,17 @@ class PluginWorker(SyncWorker):
         finally:
             if hasattr(parts, "close"):
                 parts.close()
+
+
+def _accept(listener: Any) -> socket.socket | None:
+    try:
+        client: socket.socket = listener.accept()[0]
+    except OSError:
+        # The caller has gone already.
+        return None
+    client.setblocking(True)
+    client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, _TIMEVAL)
+    return client
 
 
 class _Unread:
