@@ -23,7 +23,7 @@ from calico_plugin.datastore.store import Store
 from calico_plugin.deadline import Deadline
 from calico_plugin.errors import CalicoError, DatastoreError
 from calico_plugin.model.names import BIRD_ROUTE_PROTOCOL
-from calico_plugin.node import embedded, health, ready, startup, supervise, tunnels
+from calico_plugin.node import embedded, health, plain_names, ready, startup, supervise, tunnels
 from calico_plugin.node.interfaces import read_interfaces, source_towards
 from calico_plugin.node.lock import Lock
 from calico_plugin.node.recheck import AddressWatch
@@ -100,7 +100,8 @@ def run(environ: dict[str, str]) -> int:
     logging.setup("calico-node")
     try:
         settings = Settings.checked(environ)
-        logging.setup("calico-node", settings.log_level)
+        # Docker takes all that a plugin writes to standard error for errors.
+        logging.setup("calico-node", settings.log_level, stream=sys.stdout if settings.node.managed else sys.stderr)
         log.info("Early log level set", level=settings.log_level)
         need_root()
         _on_signals()
@@ -180,6 +181,7 @@ def start(settings: Settings, environ: dict[str, str], tree: Tree) -> None:
     if settings.node.managed:
         # Docker waits nine seconds for the socket, and then throws the plugin out: before all that may take long.
         tree.start([one for one in services if one.name == DRIVER])
+        plain_names.start(settings)
     if own_etcd:
         _start_etcd(settings, host, tree)
     startup.report_name(settings, environ)

@@ -1,0 +1,103 @@
+"""For a managed plugin: makes Docker know our drivers by the names that users write.
+
+Docker knows a managed plugin by a name with a tag, `calico:latest`. Our sockets in the host's plugin folder have the
+plain names, `calico` and `calico-ipam`. But where the plugin's own name is `calico:latest`, Docker takes `calico` for
+that plugin, and then misses a driver registered as `calico` (docker-plugin 8.3). It does not look the plugin up when
+such a driver is registered already, and it registers all sockets of the folder when volumes are listed: it asks each of
+them whether it is a volume driver too. So volumes are listed once at every start of Docker or of ours.
+
+At a boot, Docker starts containers before its API answers. Those whose start failed for the missing driver and that
+have a restart policy are started here.
+"""
+
+from __future__ import annotations
+
+import http.client
+import json
+import threading
+import time
+from pathlib import Path
+from typing import Any, Callable
+from urllib.parse import quote
+
+import structlog
+
+from calico_plugin.config import Settings
+from calico_plugin.node.ready import PLUGIN_SOCKETS, UnixConnection
+
+log: Any = structlog.get_logger(part="names")
+
+# What Docker says of a driver that it takes for a managed plugin of another name.
+UNRESOLVED = "could not resolve driver"
+_SECONDS = 30.0
+_AGAIN_SECONDS = 0.25
+_UNIX = "unix://"
+_EVENTS = "/events?filters=" + quote(json.dumps({"type": ["plugin"]}))
+_STOPPED = "/containers/json?all=1&filters=" + quote(json.dumps({"status": ["created", "exited"]}))
+
+
+def start(settings: Settings) -> None:
+    """Keep the names known, in a thread that ends with the process."""
+    folder, host = settings.host_plugin_dir, settings.docker_host
+    if folder is None or not host.startswith(_UNIX):
+        return
+    threading.Thread(target=_forever, args=(folder, Path(host.removeprefix(_UNIX))), name="names", daemon=True).start()
+
+
+def _forever(folder: Path, docker: Path) -> None:
+    told = ""
+    while True:
+        try:
+            _one_life_of_docker(folder, docker, log.info)
+            told = ""
+        except (OSError, http.client.HTTPException, ValueError, KeyError) as error:
+            # Docker is away, or still on its way up.
+            if str(error) != told:
+                log.debug("Docker's API does not answer", reason=str(error))
+            told = str(error)
+        time.sleep(_AGAIN_SECONDS)
+
+
+def _one_life_of_docker(folder: Path, docker: Path, say: Callable[[str], None]) -> None:
+    """Returns when Docker has ended. Raises OSError, HTTPException, ValueError, KeyError."""
+    for name in PLUGIN_SOCKETS:
+        _ask(folder / name, "POST", "/Plugin.Activate")
+    events = UnixConnection(docker, _SECONDS)
+    try:
+        events.request("GET", _EVENTS)
+        stream = events.getresponse()
+        _ask(docker, "GET", "/volumes")
+        say("Docker knows the drivers by their plain names")
+        for name in start_failed(docker):
+            say(f"Started container {name}, which Docker could not start before it knew the driver")
+        events.sock.settimeout(None)
+        while stream.read1():
+            pass
+    finally:
+        events.close()
+
+
+def start_failed(docker: Path) -> list[str]:
+    """Start the containers that Docker itself should have started; their names."""
+    started = []
+    for one in _ask(docker, "GET", _STOPPED):
+        container = _ask(docker, "GET", f"/containers/{one['Id']}/json")
+        policy = container["HostConfig"]["RestartPolicy"]["Name"]
+        if UNRESOLVED in container["State"]["Error"] and policy not in ("", "no"):
+            _ask(docker, "POST", f"/containers/{one['Id']}/start")
+            started.append(container["Name"].lstrip("/"))
+    return started
+
+
+def _ask(path: Path, method: str, url: str) -> Any:
+    """One call; its answer as JSON. Raises OSError, HTTPException, ValueError."""
+    connection = UnixConnection(path, _SECONDS)
+    try:
+        connection.request(method, url)
+        answer = connection.getresponse()
+        text = answer.read()
+        if answer.status >= 400:
+            raise ValueError(f"{method} {url}: {answer.status} {text.decode(errors='replace').strip()}")
+        return json.loads(text) if text else None
+    finally:
+        connection.close()
