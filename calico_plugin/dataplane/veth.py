@@ -15,12 +15,12 @@ import errno
 import struct
 from dataclasses import dataclass
 from ipaddress import IPv6Address
-from typing import Iterable, Protocol, Sequence
+from typing import Iterable, Iterator, Protocol, Sequence
 
 from calico_plugin.dataplane import netlink
 from calico_plugin.dataplane.netlink import Message, Reply, attribute, attributes, nested, text, u32
 from calico_plugin.errors import DataplaneError
-from calico_plugin.model.names import HOST_MAC, INTERFACE_PREFIX
+from calico_plugin.model.names import HOST_MAC, INTERFACE_PREFIX, VXLAN_DEVICES
 
 # Links to be removed carry this group; nobody else uses it ("cali" in ASCII, without the sign bit).
 REMOVAL_GROUP = 0x63616C69
@@ -188,24 +188,34 @@ def remove_many(sockets: Sockets, names: Iterable[str]) -> int:
 
 
 def default_mtu(sockets: Sockets) -> int | None:
-    """MTU of the link that the default route leaves by (IPv4 first), or None without one: containers should not
-    exceed it.
+    """The largest packet that reaches every host: MTU of the link that the default route leaves by (IPv4 first), or
+    less where a tunnel device of ours needs room for its wrapping. None without either: the kernel's own default.
     """
+    found = [mtu for mtu in (_uplink_mtu(sockets), *_tunnel_mtus(sockets)) if mtu]
+    return min(found, default=None)
+
+
+def _uplink_mtu(sockets: Sockets) -> int | None:
     for family in (_AF_INET, _AF_INET6):
         ask = Message(netlink.RTM_GETROUTE, 0, _ROUTE.pack(family, 0, 0, 0, 0, 0, 0, 0, 0), "routes cannot be listed")
         for data in sockets.dump(ask):
             found = dict(attributes(data, _ROUTE.size))
             if data[1] == 0 and data[4] == _TABLE_MAIN and _RTA_OIF in found and _RTA_DST not in found:
-                return _mtu_of(sockets, struct.unpack("=I", found[_RTA_OIF])[0])
+                return _mtu_of(sockets, _LINK.pack(0, 0, struct.unpack("=I", found[_RTA_OIF])[0], 0, 0))
     return None
+
+
+def _tunnel_mtus(sockets: Sockets) -> Iterator[int | None]:
+    for name in VXLAN_DEVICES.values():
+        yield _mtu_of(sockets, _LINK.pack(0, 0, 0, 0, 0), text(_IFLA_IFNAME, name))
 
 
 _TABLE_MAIN = 254
 _NO_STATISTICS = u32(_IFLA_EXT_MASK, _RTEXT_FILTER_SKIP_STATS)
 
 
-def _mtu_of(sockets: Sockets, index: int) -> int | None:
-    ask = Message(netlink.RTM_GETLINK, 0, _LINK.pack(0, 0, index, 0, 0) + _NO_STATISTICS, f"link number {index}")
+def _mtu_of(sockets: Sockets, header: bytes, name: bytes = b"") -> int | None:
+    ask = Message(netlink.RTM_GETLINK, 0, header + name + _NO_STATISTICS, "a link's MTU")
     (reply,) = sockets.send([ask])
     if reply.errno or not reply.objects:
         return None
