@@ -116,8 +116,8 @@ def import_(context: click.Context, **given: Any) -> None:
     """Not available: the original imports into Kubernetes only."""
     raise CalicoError(
         "datastore migrate import is not available on this platform: it fills a Kubernetes datastore. To move to "
-        "another etcd, use `etcdctl snapshot save` and `etcdutl snapshot restore`; `calicoctl apply -f` reads the first part "
-        "of an export"
+        "another etcd, use `etcdctl snapshot save` and `etcdutl snapshot restore`; `calicoctl apply -f` reads the "
+        "first part of an export"
     )
 
 

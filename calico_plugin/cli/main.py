@@ -46,6 +46,7 @@ COMMANDS: dict[str, Lazy] = {
     "node": Lazy("calico_plugin.cli.node:node", "This host: run, status, stop, reset."),
     "datastore": Lazy("calico_plugin.cli.datastore:datastore", "The datastore: purge, lock, unlock, export."),
     "cluster": Lazy("calico_plugin.cli.cluster:cluster", "The cluster: diags."),
+    "doctor": Lazy("calico_plugin.cli.doctor.command:doctor", "Find what is wrong with this host and the cluster."),
     "completion": Lazy("calico_plugin.cli.completion:completion", "Print the completion script for a shell."),
     "version": Lazy("calico_plugin.cli.version:version", "Show the versions of this program and of the cluster."),
 }

@@ -44,6 +44,9 @@ EXTRA: dict[str, frozenset[str]] = {
         "cli.settings": "config",
         "cli.session": "config",
         "cli.node": "config node dataplane routing.apply",
+        # The doctor looks at the host through these two alone; its checks take what they have read.
+        "cli.doctor.context": "config node routing.apply",
+        "cli.doctor.probes": "config node.ready dataplane",
     }.items()
 }
 
