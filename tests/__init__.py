@@ -1,1 +1,1 @@
-"""Tests of every part; see docs/testing.md."""
+"""Tests of every part; see docs/lab.md."""
