@@ -6,8 +6,9 @@ outside the blocks of its own node (a borrowed one): then it needs a route of it
 
 from __future__ import annotations
 
+import time
 from ipaddress import ip_interface
-from typing import Iterable, Iterator, Mapping
+from typing import Callable, Iterable, Iterator, Mapping
 
 import structlog
 
@@ -24,13 +25,23 @@ from calico_plugin.observe.problems import ENCAPSULATION, Problems
 from calico_plugin.routing import tunnels
 
 KINDS = ("Node", "IPPool", "FelixConfiguration")
+# Seconds before what is missing counts as a problem.
+PATIENCE = 5.0
 
 
 class Encapsulation:
     """`on_update` for everything that the view tells, then `apply` while `dirty`."""
 
-    def __init__(self, node: str, netlink: Netlink, metrics: Metrics, problems: Problems) -> None:
-        self._node, self._metrics, self._problems = node, metrics, problems
+    def __init__(
+        self,
+        node: str,
+        netlink: Netlink,
+        metrics: Metrics,
+        problems: Problems,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._node, self._metrics, self._problems, self._clock = node, metrics, problems, clock
+        self._planned = clock()
         self._table = TunnelTable(netlink)
         self._changed = True
         self._active = False
@@ -69,7 +80,9 @@ class Encapsulation:
         if self._changed:
             self._plan(view)
         errors = self._table.apply() if self._table.pending else []
-        self._tell((*self._impossible, *self._table.problems))
+        # What the plan lacks may be on its way, such as an address that calico-node reserves for a new pool.
+        late = self._impossible if self._clock() - self._planned > PATIENCE else ()
+        self._tell((*late, *self._table.problems))
         return errors
 
     def _plan(self, view: View) -> None:
@@ -78,7 +91,8 @@ class Encapsulation:
         self._affinities = snapshot.affinities
         self._active = bool(self._pools)
         wanted = tunnels.plan(snapshot, self._node, dict(self._borrowed(view)) if self._active else {})
-        self._impossible = wanted.problems
+        if wanted.problems != self._impossible:
+            self._impossible, self._planned = wanted.problems, self._clock()
         self._table.want(wanted)
         self._changed = False
         self._metrics.tunnel_routes.set(len(wanted.routes))
