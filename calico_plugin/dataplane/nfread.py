@@ -14,6 +14,17 @@ from calico_plugin.model.desired import AddressSet, Hook, SetType, VerdictMap
 _TYPE_OF = {text: kind for kind, text in TYPES.items()}
 
 
+def counted(listing: str) -> dict[str, list[int | None]]:
+    """Chain -> packets counted by each of its rules, None for rules that do not count."""
+    found: dict[str, list[int | None]] = {}
+    for entry in msgspec.json.decode(listing)["nftables"]:
+        if "rule" in entry:
+            body = entry["rule"]
+            numbers = (part["counter"]["packets"] for part in body["expr"] if "counter" in part)
+            found.setdefault(body["chain"], []).append(next(numbers, None))
+    return found
+
+
 def parse(listing: str) -> State:
     """What `list table` in JSON says. An object that we could not have made gets a print that equals none of ours."""
     state = State(exists=True)

@@ -20,7 +20,7 @@ from dataclasses import dataclass, replace
 
 from calico_plugin.dataplane.libnftables import Runner, Session
 from calico_plugin.dataplane.nfencode import Encoder
-from calico_plugin.dataplane.nfread import parse
+from calico_plugin.dataplane.nfread import counted, parse
 from calico_plugin.dataplane.nfsteps import Script, State, difference
 from calico_plugin.dataplane.nftscript import TABLE, render, script_text
 from calico_plugin.dataplane.nfwire import Link
@@ -75,6 +75,20 @@ class Table:
     def read(self) -> State:
         """What the kernel has. Raises DataplaneError."""
         return parse(self._session.run(f"list table {TABLE}")) if self.exists() else State()
+
+    def counters(self, ruleset: Ruleset) -> dict[tuple[str, str], int]:
+        """(chain, what a person wrote: `Rule.origin`) -> packets that matched since the chain was last written.
+
+        `ruleset` says what the table's rules stand for. First packets of connections only: later ones meet no policy.
+        Raises DataplaneError.
+        """
+        found: dict[tuple[str, str], int] = {}
+        for name, numbers in counted(self._session.run(f"list table {TABLE}")).items():
+            chain = ruleset.chains.get(name)
+            for rule, packets in zip(chain.rules if chain else (), numbers):
+                if packets is not None:
+                    found[(name, rule.origin)] = found.get((name, rule.origin), 0) + packets
+        return found
 
     def apply(self, ruleset: Ruleset) -> Applied:
         """Make the kernel's table equal to `ruleset`. Raises DataplaneError; then the last try changed nothing."""

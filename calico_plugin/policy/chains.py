@@ -2,8 +2,9 @@
 
 ::
 
-    prerouting (raw)        a packet from cali* must carry an address of its own endpoint, else drop
-    forward, egress side    from cali*: map from-workload -> list chain of the endpoint; unknown interface: drop
+    prerouting (raw)        a packet from cali* must carry an address of its own endpoint or of a sibling, else drop
+    forward, egress side    from cali*: map from-workload -> list chain of the endpoint; unknown interface: drop;
+                            a sibling's address in a new connection: drop
     forward, ingress side   to cali*:   map to-workload -> list chain; unknown interface: drop
     input, egress side      from cali*: as in forward, then (next base chain) the endpoint-to-host action
     output                  to cali* that no endpoint names: drop; else the host may always talk to its workloads
@@ -39,6 +40,8 @@ PolicyOf = Callable[[ResourceKey], PolicyInfo]
 
 FROM_WORKLOAD, TO_WORKLOAD = "from-workload", "to-workload"
 KNOWN, OWN = "known-workload", {4: "own-address4", 6: "own-address6"}
+# Addresses of other endpoints of the same container.
+SIBLING = {4: "sibling-address4", 6: "sibling-address6"}
 NAT_POOLS, ALL_POOLS = {4: "nat-pools4", 6: "nat-pools6"}, {4: "all-pools4", 6: "all-pools6"}
 
 # Before iptables' and Docker's chains at 0 (and -1): what we drop never reaches them (policy 5.4).
@@ -254,7 +257,7 @@ def frame(options: PolicyOptions) -> list[Chain]:
             Rule(Verdict.DROP, (entering, Match(Field.OUT_INTERFACE, set_name=KNOWN, negated=True))),
         ), _filter("output", _INGRESS)),
         Chain("postrouting-nat", _nat_rules(), Hook("nat", "postrouting", _NAT)),
-        Chain("dispatch-from", (Rule(Verdict.MAP_IN, target=FROM_WORKLOAD), _UNKNOWN)),
+        Chain("dispatch-from", _dispatch_from()),
         Chain("dispatch-to", (Rule(Verdict.MAP_OUT, target=TO_WORKLOAD), _UNKNOWN)),
     ]
 
@@ -268,8 +271,10 @@ def _spoof_rules(workload: str) -> tuple[Rule, ...]:
     return (
         Rule(Verdict.ACCEPT, (Match(Field.IN_INTERFACE, (workload,), negated=True),)),
         Rule(Verdict.ACCEPT, (Match(Field.IN_INTERFACE_SOURCE4, set_name=OWN[4]),)),
+        Rule(Verdict.ACCEPT, (Match(Field.IN_INTERFACE_SOURCE4, set_name=SIBLING[4]),)),
         Rule(Verdict.DROP, (Match(Field.FAMILY, ("4",)),), origin="spoofed source"),
         Rule(Verdict.ACCEPT, (Match(Field.IN_INTERFACE_SOURCE6, set_name=OWN[6]),)),
+        Rule(Verdict.ACCEPT, (Match(Field.IN_INTERFACE_SOURCE6, set_name=SIBLING[6]),)),
         Rule(Verdict.ACCEPT, (
             Match(Field.IN_INTERFACE, set_name=KNOWN), Match(Field.SOURCE6, ("fe80::/10",)),
         )),
@@ -277,6 +282,23 @@ def _spoof_rules(workload: str) -> tuple[Rule, ...]:
             Match(Field.IN_INTERFACE, set_name=KNOWN), Match(Field.SOURCE6, ("::",)), Match(Field.PROTOCOL, (ICMPV6,)),
         )),
         Rule(Verdict.DROP, origin="spoofed source"),
+    )
+
+
+def _dispatch_from() -> tuple[Rule, ...]:
+    """With a sibling's address a container may only answer: what it starts meets the policy of the address it uses."""
+    established = Match(Field.CONNECTION_STATE, ("established", "related"))
+    return (
+        Rule(Verdict.MAP_IN, (established,), FROM_WORKLOAD),
+        *(
+            Rule(
+                Verdict.DROP, (Match(Field[f"IN_INTERFACE_SOURCE{family}"], set_name=SIBLING[family]),),
+                origin="address of the container's other network",
+            )
+            for family in (4, 6)
+        ),
+        Rule(Verdict.MAP_IN, target=FROM_WORKLOAD),
+        _UNKNOWN,
     )
 
 
@@ -312,7 +334,7 @@ def _nat_rules() -> tuple[Rule, ...]:
 
 def fixed_sets() -> tuple[AddressSet, ...]:
     """The sets that the frame names, empty."""
-    own = (AddressSet(OWN[4], SetType.INTERFACE_IPV4), AddressSet(OWN[6], SetType.INTERFACE_IPV6))
+    own = (AddressSet(table[family], SetType[f"INTERFACE_IPV{family}"]) for table in (OWN, SIBLING) for family in (4, 6))
     pools = (
         AddressSet(table[family], SetType[f"IPV{family}"], interval=True)
         for table in (NAT_POOLS, ALL_POOLS) for family in (4, 6)

@@ -8,7 +8,7 @@ such a chain names them.
 from __future__ import annotations
 
 from collections import defaultdict
-from typing import Callable, Mapping
+from typing import Callable, Iterable, Mapping
 
 from calico_plugin.errors import InvalidInput
 from calico_plugin.model.codec import Invalid
@@ -36,6 +36,7 @@ from calico_plugin.policy.members import MemberSets, read_network, without_cover
 from calico_plugin.policy.options import PolicyOptions, merged
 from calico_plugin.policy.reading import PLAIN, Endpoint, Host, Item, PolicyInfo, ProfileInfo
 from calico_plugin.policy.rules import User
+from calico_plugin.policy.siblings import Siblings
 from calico_plugin.policy.stages import Stage
 from calico_plugin.policy.tiers import Tiers
 from calico_plugin.policy.workloads import Workloads
@@ -55,7 +56,7 @@ class PolicyEngine:
         self._resources: dict[ResourceKey, WorkloadEndpoint] = {}
         self._inheritance: Inheritance[ResourceKey] = Inheritance()
         self._members = MemberSets()
-        self._workloads, self._hosts = Workloads(), Hosts()
+        self._workloads, self._hosts, self._siblings = Workloads(), Hosts(), Siblings()
         self._selected: LabelIndex[ResourceKey, ResourceKey] = LabelIndex(self._governed, self._governed)
         self._tiers = Tiers(options.block_size)
         self._by_tier: dict[str, set[ResourceKey]] = defaultdict(set)
@@ -96,6 +97,14 @@ class PolicyEngine:
     def on_interfaces(self, interfaces: Mapping[str, frozenset[str]]) -> None:
         """Hear of the host's interfaces and their addresses: only for host endpoints that name no interface."""
         self._hosts.set_interfaces(interfaces)
+
+    def on_namespace(self, interface: str, namespace: int | None) -> bool:
+        """Hear where the container's end of an interface is; whether `compile` has work now."""
+        return self._siblings.place(interface, namespace)
+
+    def take_joined(self) -> set[str]:
+        """Interfaces of containers that have several, where `compile` found something new since the last call."""
+        return self._siblings.take_joined()
 
     def problems(self) -> Mapping[ResourceKey, str]:
         """What could not be understood and how it is wrong; see `reading` for what stands in."""
@@ -267,12 +276,19 @@ class PolicyEngine:
     def _bind(self) -> None:
         """Endpoint -> lists, wherever something changed."""
         moved = self._workloads.bind(self._lists, self._workload_list)
+        self._bind_siblings(moved.interfaces() if moved is not None else ())
         if moved is not None:
             self._writer.move(chains.KNOWN, SetType.INTERFACE, *moved.known)
             for family, sides in moved.own.items():
                 self._writer.move(chains.OWN[family], SetType[f"INTERFACE_IPV{family}"], *sides)
         if self._hosts.bind(self._lists, self._host_list) or moved is not None:
             self._write_frame()
+
+    def _bind_siblings(self, moved: Iterable[str]) -> None:
+        for interface in moved:
+            self._siblings.touch(interface)
+        for family, sides in self._siblings.settle(self._workloads.bound).items():
+            self._writer.move(chains.SIBLING[family], SetType[f"INTERFACE_IPV{family}"], *sides)
 
     def _workload_list(self, endpoint: Endpoint, direction: str) -> ListPart:
         word = direction.capitalize()

@@ -149,6 +149,7 @@ def read_endpoint(key: ResourceKey, resource: WorkloadEndpoint, prefix: str, spo
         raise InvalidInput("spec.ipNetworks", [], "an endpoint needs an address")
     if spec.allow_spoofed_source_prefixes and not spoofing:
         raise InvalidInput("spec.allowSpoofedSourcePrefixes", None, "source spoofing is disabled on this host")
+    rules.networks(spec.allow_spoofed_source_prefixes, "spec.allowSpoofedSourcePrefixes")
     brings = _brings(spec.ip_networks, _ports(spec.ports))
     if any("/" in text for texts in brings.members.values() for text in texts):
         raise InvalidInput("spec.ipNetworks", list(spec.ip_networks), "one address each: /32 or /128")

@@ -31,6 +31,10 @@ class Moved:
     own: Mapping[int, tuple[set[str], set[str]]] = field(
         default_factory=lambda: {4: (set(), set()), 6: (set(), set())})
 
+    def interfaces(self) -> set[str]:
+        came, went = self.known
+        return came | went
+
     def note(self, endpoint: Endpoint, side: int) -> None:
         """`side` 0: came, 1: went."""
         self.known[side].add(endpoint.interface)

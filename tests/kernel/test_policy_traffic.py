@@ -59,6 +59,17 @@ def test_workload_sends_with_its_own_addresses_only(lab: Lab) -> None:
     assert lab.router.run("nft", "-j", "list", "chain", "inet", "calico", "prerouting-spoof").count('"packets": 0') == 0
 
 
+def test_spoofing_is_allowed_by_prefix_where_the_host_allows_it(lab: Lab) -> None:
+    """4.5: otherwise such an endpoint counts as missing (V32)."""
+    router_like = {**WEB, "spec": {**WEB["spec"], "allowSpoofedSourcePrefixes": ["198.18.0.0/16", "fd99::/64"]}}
+    lab.set(router_like)
+    assert not lab.passes(Packet(W, E, 17))
+    lab.set({"kind": "FelixConfiguration", "metadata": {"name": "default"}, "spec": {"workloadSourceSpoofing": "Any"}})
+    sent = [Packet("198.18.3.4", E), Packet("fd99::1", E6), Packet("198.19.0.1", E), Packet(W, E)]
+    assert lab.router.send(sent, via="caliweb") == [True, True, False, True]
+    assert lab.router.send([Packet("198.18.3.4", E)], via="caliapi") == [False]
+
+
 def test_open_connection_goes_on_under_a_new_deny_and_a_new_one_does_not_start(lab: Lab) -> None:
     """65, and the fast path: established packets meet no policy."""
     opened = Packet(A, W, 6, 5000, 80, SYN)
@@ -189,6 +200,19 @@ def test_log_writes_and_carries_on(lab: Lab) -> None:
         {"action": "Allow", "source": {"selector": "app=='api'"}}]))
     assert lab.router.send([Packet(A, W), Packet(E, W)]) == [True, False]
     assert 'log prefix "calico-packet: "' in lab.router.run("nft", "list", "table", "inet", "calico")
+
+
+def test_packets_are_counted_by_what_a_person_wrote(lab: Lab) -> None:
+    """Each rule, and the end of the tier."""
+    lab.set(policy("p", selector="app=='web'", ingress=[
+        {"action": "Allow", "protocol": "TCP", "destination": {"ports": [80]}}, {"action": "Deny", "protocol": "UDP"}]))
+    lab.router.send([Packet(A, W), Packet(E, W, 6, 41000), Packet(E, W, 17), Packet(E, W, 6, 42000, 81)])
+    counters = lab.table.counters(lab.engine.compile())
+    ours = {origin: packets for (_, origin), packets in counters.items() if "|p|" in origin}
+    assert ours == {
+        "default|GlobalNetworkPolicy|p|rule 0": 2, "default|GlobalNetworkPolicy|p|rule 1": 1,
+        "default|GlobalNetworkPolicy|p|end of tier": 1,
+    }
 
 
 def test_docker_like_drop_after_us_still_drops_and_our_drop_is_final(lab: Lab) -> None:
