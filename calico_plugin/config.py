@@ -12,7 +12,7 @@ import socket
 from dataclasses import dataclass, field
 from ipaddress import ip_address, ip_interface, ip_network
 from pathlib import Path
-from typing import Callable, Mapping, TypeVar
+from typing import Callable, Iterator, Mapping, TypeVar
 
 from calico_plugin.errors import InvalidInput
 from calico_plugin.model import autodetect, duration
@@ -240,6 +240,30 @@ class _Reader:
 
     def wrong(self, name: str, value: str, right: str) -> None:
         self.problems.append(Problem(name, value, right))
+
+
+class _Names(Mapping[str, str]):
+    """An empty environment that writes down what it is asked for."""
+
+    def __init__(self) -> None:
+        self.asked: set[str] = set()
+
+    def __getitem__(self, name: str) -> str:
+        self.asked.add(name)
+        raise KeyError(name)
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(())
+
+    def __len__(self) -> int:
+        return 0
+
+
+def variables() -> tuple[str, ...]:
+    """Names of all variables that are read here, sorted."""
+    names = _Names()
+    Settings.from_env(names)
+    return tuple(sorted(names.asked))
 
 
 def datastore_from_env(environ: Mapping[str, str]) -> DatastoreSettings:

@@ -10,6 +10,7 @@ result. ``docker plugin create NAME build/plugin`` takes the folder as it is.
 from __future__ import annotations
 
 import argparse
+import hashlib
 import os
 import shutil
 import subprocess
@@ -30,14 +31,20 @@ INSTALL = (
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
-    parser.add_argument("--output", type=Path, default=ROOT / "build" / "plugin", help="what `docker plugin create` takes")
-    parser.add_argument("--base", type=Path, default=ROOT / "build" / "base", help="a minimal Debian, made when absent")
+    build = ROOT / "build"
+    parser.add_argument("--output", type=Path, default=build / "plugin", help="what `docker plugin create` takes")
+    parser.add_argument("--base", type=Path, default=build / "base", help="a minimal Debian, made when absent")
     given = parser.parse_args()
     if os.geteuid() != 0:
         print("making a root file system needs root: sudo make plugin", file=sys.stderr)
         return 1
-    make_base(given.base)
-    make_rootfs(given.base, given.output / "rootfs")
+    rootfs, key = given.output / "rootfs", given.output / "rootfs.key"
+    if rootfs.exists() and key.exists() and key.read_text() == fingerprint():
+        refresh(rootfs)
+    else:
+        make_base(given.base)
+        make_rootfs(given.base, rootfs)
+        key.write_text(fingerprint())
     shutil.copy(HERE / "config.json", given.output / "config.json")
     print(f"{given.output}: {size(given.output / 'rootfs') >> 20} MiB. Next: docker plugin create NAME {given.output}")
     return 0
@@ -80,6 +87,22 @@ def make_rootfs(base: Path, rootfs: Path) -> None:
     fresh.rename(rootfs)
 
 
+def fingerprint() -> str:
+    """Of all that decides on the rootfs but our own package's modules."""
+    names = ("setup.cfg", "constraints.txt", "plugin/packages.txt", "plugin/install.sh")
+    return hashlib.sha256(b"\0".join((ROOT / name).read_bytes() for name in names)).hexdigest()
+
+
+def refresh(rootfs: Path) -> None:
+    """Only our own modules anew: the rest is as it would be built."""
+    print(f"Renewing calico_plugin in {rootfs}; everything else there is up to date", flush=True)
+    (package,) = rootfs.glob("opt/calico/lib/python3*/site-packages/calico_plugin")
+    shutil.rmtree(package)
+    shutil.copytree(ROOT / "calico_plugin", package, ignore=shutil.ignore_patterns("__pycache__"))
+    inside = f"/{package.relative_to(rootfs)}"
+    subprocess.run(["chroot", str(rootfs), "/opt/calico/bin/python", "-m", "compileall", "-q", inside], check=True)
+
+
 def copy_sources(target: Path) -> None:
     target.mkdir()
     ignore = shutil.ignore_patterns("__pycache__")
@@ -112,8 +135,9 @@ def give_back(root: Path) -> None:
 
 def environment() -> dict[str, str]:
     """Settings of pip and of proxies, and nothing else of the caller's."""
-    kept = {name: value for name, value in os.environ.items() if name.startswith("PIP_") or name.endswith(("_proxy", "_PROXY"))}
-    return {**kept, "PATH": "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin", "LANG": "C.UTF-8"}
+    kept = [name for name in os.environ if name.startswith("PIP_") or name.endswith(("_proxy", "_PROXY"))]
+    given = {name: os.environ[name] for name in kept}
+    return {**given, "PATH": "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin", "LANG": "C.UTF-8"}
 
 
 def tail(log: Path) -> str:

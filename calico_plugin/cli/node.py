@@ -1,6 +1,6 @@
 """`calicoctl node`: run, status, stop, reset and checks of calico-node on this very host. All need root.
 
-The container form (`docker run … calico/node`) is the image's; here calico-node is a process in the background.
+`node run` starts a process in the background, or with an image (--node-image, CALICO_NODE_IMAGE) a container.
 """
 
 from __future__ import annotations
@@ -16,16 +16,16 @@ import structlog
 
 from calico_plugin.cli import cascade
 from calico_plugin.cli.session import Session, common, session_of
-from calico_plugin.config import DatastoreSettings, Settings
+from calico_plugin.config import DatastoreSettings, Settings, variables
 from calico_plugin.deadline import Deadline
 from calico_plugin.errors import CalicoError, InvalidInput, NotFound, RoutingError
 from calico_plugin.model import autodetect
 from calico_plugin.model.resources import Metadata, Node
-from calico_plugin.node import checks, detached, diags, embedded, hostprep, report
+from calico_plugin.node import checks, container, detached, diags, embedded, hostprep, report
 from calico_plugin.node import reset as resetting
 from calico_plugin.node import startup
 from calico_plugin.node.addresses import node_addresses
-from calico_plugin.node.detached import Outcome, State
+from calico_plugin.node.detached import Contained, Outcome, State
 from calico_plugin.node.interfaces import read_interfaces, source_towards
 from calico_plugin.node.services import STARTED
 from calico_plugin.node.startup import HostView
@@ -71,6 +71,31 @@ _OPTIONS = {
 }
 
 
+# Flags of earlier calicoctl: None is accepted and changes nothing, a text says what to do instead.
+_HISTORIC = {
+    "libnetwork": None,
+    "no-pull": None,
+    "libnetwork-image": "the network driver is part of calico-node's own image; give --node-image",
+    "felix-config": "the agent reads no file; use `calicoctl apply` with a FelixConfiguration, or FELIX_… variables",
+    "detach": "calico-node is started in the background; --init-system runs it in the foreground",
+    "rkt": "Docker is the only engine here",
+    "runtime": "Docker is the only engine here",
+}
+
+
+def _refuse(context: click.Context, option: click.Parameter, value: Any) -> None:
+    name = (option.name or "").replace("_", "-")
+    if value and (hint := _HISTORIC[name]):
+        raise InvalidInput(f"--{name}", hint=hint)
+
+
+def _historic(function: Any) -> Any:
+    for name, hint in _HISTORIC.items():
+        flag = hint is None or name == "rkt"
+        function = click.option(f"--{name}", hidden=True, is_flag=flag, expose_value=False, callback=_refuse)(function)
+    return function
+
+
 @node.command()
 @click.option("--name", help="The node's name (default: that of the last start, else the host name in lower case).")
 @click.option("--ip", help="IPv4 address of this host, with or without prefix length, or autodetect.")
@@ -91,7 +116,12 @@ _OPTIONS = {
 @click.option("--dryrun", "--dry-run", "dry_run", is_flag=True, help="Only show what would be started.")
 @click.option("--init-system", is_flag=True, help="Run in the foreground, for a unit of an init system.")
 @click.option("--wait", default=_WAIT_SECONDS, show_default=True, help="Seconds to wait for the start line.")
-@click.option("--node-image", hidden=True)
+@click.option(
+    "--node-image",
+    envvar="CALICO_NODE_IMAGE",
+    help="Run a container of this image, such as calico/node, instead of a process of this host.",
+)
+@_historic
 @common
 @click.pass_context
 def run(context: click.Context, dry_run: bool, init_system: bool, wait: float, **given: Any) -> None:
@@ -102,26 +132,86 @@ def run(context: click.Context, dry_run: bool, init_system: bool, wait: float, *
     session = session_of(context, given)
     if not structlog.is_configured():
         logging.setup("calicoctl", "none")  # calico-node's own log has it all
-    if given.pop("node_image"):
-        raise InvalidInput("--node-image", hint="calico-node runs as a process of this host here, not as a container")
+    image = given.pop("node_image")
     changes = _changes(session, given)
     environment = {**os.environ, **changes}
     settings = Settings.checked(environment)
     _check_reachable(settings)
+    plan = _plan(image, environment, settings, session, init_system) if image else None
     if dry_run:
-        _show(changes)
+        _show_container(plan) if plan else _show(changes)
         return
     _need_root()
     if not os.environ.get("CALICO_CTL_CONTAINER"):
         hostprep.prepare(settings.lib_dir, click.echo, _warn)
     if detached.running(settings.run_dir):
         _check_before_stop(session, settings)
-    if (pid := detached.stop(settings.run_dir)) is not None:
-        click.echo(f"Ended the calico-node that was running (process {pid or 'gone, its parts were left'})")
+    _end_running(settings)
+    if plan:
+        _run_container(plan, wait)
+        return
     if init_system:
         os.execvpe(detached.command()[0], detached.command(), environment)
     click.echo(f"Running: {_line(changes)}")
     _tell(detached.start({**environment, "CALICO_FORWARD_LOGS": "false"}, settings.log_dir, wait), wait)
+
+
+def _end_running(settings: Settings) -> None:
+    """End the calico-node that runs here, whatever its form. Raises Contained for a managed plugin."""
+    try:
+        pid = detached.stop(settings.run_dir)
+    except Contained as error:
+        if error.managed:
+            raise
+        click.echo("Removing the calico-node container that was running")
+        container.remove()
+        return
+    if pid is not None:
+        click.echo(f"Ended the calico-node that was running (process {pid or 'gone, its parts were left'})")
+
+
+# -- run as a container -----------------------------------------------------------------------------------------------
+def _plan(
+    image: str, environment: Mapping[str, str], settings: Settings, session: Session, init_system: bool
+) -> container.Plan:
+    inside = {**environment, "NODENAME": settings.node_name}
+    if not environment.get("CALICO_LIBNETWORK_SCOPE") and container.cluster_store():
+        inside["CALICO_LIBNETWORK_SCOPE"] = "global"
+    log_dir = str(settings.log_dir)
+    return container.plan(image, inside, variables(), session.settings, log_dir, init_system)
+
+
+def _show_container(plan: container.Plan) -> None:
+    click.echo(f"Use the following command to start the calico-node container:\n\n{plan.line()}\n")
+    if plan.foreground:
+        click.echo(f"Use the following command to stop the calico-node container:\n\ndocker stop {container.NAME}\n")
+    else:
+        click.echo("If an init system shall start it, use --init-system: then it runs in the foreground\n")
+
+
+def _run_container(plan: container.Plan, wait: float) -> None:
+    container.remove()
+    click.echo(f"Running the following command to start calico-node:\n\n{plan.line()}\n")
+    if plan.foreground:
+        container.become(plan)
+    click.echo("Image may take a short time to download if it is not available locally.")
+    container.start(plan)
+    click.echo("Container started, checking progress logs.")
+    state, lines = container.follow(wait)
+    if state is State.STARTED:
+        click.echo(STARTED)
+        return
+    for line in lines[-_SHOWN_LINES:]:
+        click.echo(line, err=True)
+    if state is State.STARTING:
+        raise NodeError(
+            f"calico-node is still starting after {wait:g} s: it goes on in the background. Follow it with "
+            f"`docker logs -f {container.NAME}`, end it with `docker rm -f {container.NAME}`"
+        )
+    raise NodeError(
+        f"calico-node has terminated; the end of its log is above, the whole in `docker logs {container.NAME}`. Docker "
+        f"goes on starting it; `docker rm -f {container.NAME}` ends that"
+    )
 
 
 def _changes(session: Session, given: Mapping[str, Any]) -> dict[str, str]:
@@ -302,7 +392,14 @@ def stop() -> None:
     """
     _need_root()
     settings = Settings.from_env(os.environ)
-    pid = detached.stop(settings.run_dir)
+    try:
+        pid = detached.stop(settings.run_dir)
+    except Contained as error:
+        if error.managed:
+            raise
+        container.remove()
+        click.echo("Stopped and removed the calico-node container")
+        return
     if pid is None:
         click.echo(report.NO_PROCESS)
     else:
@@ -326,7 +423,7 @@ def reset(context: click.Context, force: bool, **given: Any) -> None:
     unreachable = ""
     if not _own_etcd(settings):
         unreachable = _stop_and_forget(settings, session)
-    elif detached.stop(settings.run_dir, graceful=False) is not None:
+    elif _stop_for_good(settings):
         click.echo("Stopped calico-node")
     for line in resetting.reset(settings):
         click.echo(line)
@@ -354,9 +451,20 @@ def _refuse_loss(settings: Settings, session: Session) -> None:
             )
 
 
+def _stop_for_good(settings: Settings) -> bool:
+    """End calico-node, whatever its form; whether one ran. Raises Contained for a managed plugin."""
+    try:
+        return detached.stop(settings.run_dir, graceful=False) is not None
+    except Contained as error:
+        if error.managed:
+            raise
+        container.remove()
+        return True
+
+
 def _stop_and_forget(settings: Settings, session: Session) -> str:
     """Stop, then delete the node with all that belongs to it; why that was not possible, or an empty text."""
-    if detached.stop(settings.run_dir, graceful=False) is not None:
+    if _stop_for_good(settings):
         click.echo("Stopped calico-node")
     if embedded.wanted(settings):
         return ""  # nobody said where etcd is, and there is none here

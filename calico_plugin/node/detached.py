@@ -26,6 +26,7 @@ class Contained(CalicoError):
     """calico-node runs in a container: Docker would start again what we end; the text says what to type."""
 
     def __init__(self, managed: bool) -> None:
+        self.managed = managed
         kind = "a managed plugin of Docker's" if managed else "a container"
         end = "docker plugin disable -f calico" if managed else "docker rm -f calico-node"
         super().__init__(f"calico-node runs as {kind} on this host; `{end}` ends it, and traffic goes on")
