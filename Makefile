@@ -81,6 +81,11 @@ constraints: setup ## pin in constraints.txt what is installed now
 	@{ sed -n '/^#/p' constraints.txt; $(BIN)/python -m pip freeze --exclude-editable; } > constraints.new
 	@mv constraints.new constraints.txt
 
+.PHONY: docs
+docs: setup ## write docs/calicoctl.md from the commands themselves
+	@$(BIN)/python -m calico_plugin.cli.docs > docs/calicoctl.md.new
+	@mv docs/calicoctl.md.new docs/calicoctl.md
+
 golden: setup ## write the expected outputs (tests/golden) anew; review the difference
 	@UPDATE_GOLDEN=1 $(PYTEST) -q tests/unit -k golden
 

@@ -29,7 +29,7 @@ def file_options(command: Any) -> Any:
         click.option("-R", "--recursive", is_flag=True, help="Read the directory with all below it."),
         click.option("--skip-empty", is_flag=True, help="A file without objects is no error."),
         click.option("-n", "--namespace", default="", help="Namespace of objects that name none (default: default)."),
-    ):
+    )[::-1]:
         command = option(command)
     return command
 

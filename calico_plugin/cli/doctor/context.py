@@ -237,15 +237,16 @@ class Context:
         """Bare addresses under which a node is a neighbour."""
         return node_addresses(node)
 
-    def cause(self, row: Row) -> str:
-        """Why a session is down, in one sentence; a TCP connection is tried where BIRD itself says nothing."""
+    def down(self, row: Row) -> str:
+        """`ADDRESS (node NAME) is down: why`; a TCP connection is tried where BIRD itself says nothing."""
         names = {address: node.name for node in self.nodes for address in node_addresses(node)}
         (sentence,) = report.hints([row], names)
         if "keeps trying" in sentence or "has to connect to us" in sentence:
             fault = probes.reaches(row.address, BGP_PORT)
             if fault:
                 sentence += f" (a TCP connection to its port {BGP_PORT}: {fault})"
-        return sentence.removeprefix(row.peer).removeprefix(": ").strip()
+        peer, _, why = sentence.partition(": ")
+        return f"{peer} is down: {why}"
 
     # -- the kernel ---------------------------------------------------------------------------------------------------
     @cached_property

@@ -143,7 +143,7 @@ def sessions(context: Context) -> Iterable[Finding]:
             continue
         meaning = "Containers of the hosts behind that session cannot be reached from here, or lose packets soon."
         command = "calicoctl doctor on that host; " + _advice(row.info)
-        summary = f"{row.kind} session with {row.peer} is down: {context.cause(row)}"
+        summary = f"{row.kind} session with {context.down(row)}"
         yield Finding("bgp", Level.FAIL, summary, meaning, command)
     if all(row.established for row in rows):
         yield from _enough(context, len(rows))
