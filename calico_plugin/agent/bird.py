@@ -1,14 +1,15 @@
 """Keeps BIRD's configuration in step with the cluster: rendered, judged by BIRD, loaded, and seen to be loaded.
 
-Requests are collected for a moment, since a start or a mesh change brings many at once. What BIRD refuses is told
-once and tried again with growing pauses; the configuration that BIRD runs on stays as it is meanwhile.
+Requests are collected for a moment, since a start or a mesh change brings many at once. A resource that BIRD refuses
+is left out and named (log, metric, `node status`); the others stand. What cannot be isolated is told once and tried
+again with growing pauses, and the configuration that BIRD runs on stays as it is meanwhile.
 """
 
 from __future__ import annotations
 
 import time
 from collections import Counter
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
 from typing import Callable, Mapping
@@ -19,10 +20,13 @@ from calico_plugin.agent.worker import Worker
 from calico_plugin.errors import CalicoError, RoutingError
 from calico_plugin.model.snapshot import Snapshot
 from calico_plugin.observe.metrics import Metrics
+from calico_plugin.observe.problems import BIRD, Problems
 from calico_plugin.policy.selector import SelectorError, parse
-from calico_plugin.routing.apply import CONF_NAME, SOCKET_NAME, Outcome, load
-from calico_plugin.routing.bird import render
+from calico_plugin.routing.apply import CONF_NAME, SOCKET_NAME, Outcome, Refused, load
+from calico_plugin.routing.bird import Rendered, render
 from calico_plugin.routing.birdc import BirdClient
+from calico_plugin.routing.isolate import load_without_the_bad
+from calico_plugin.routing.sessions import Session
 
 # Changes of these kinds, and of the own host's affinities, can change the configuration.
 KINDS = ("Node", "BGPConfiguration", "BGPPeer", "BGPFilter", "IPPool")
@@ -43,11 +47,23 @@ def selects(selector: str, labels: Mapping[str, str]) -> bool:
 
 @dataclass(frozen=True, slots=True)
 class Secrets:
-    """Secrets as files `<directory>/<name>/<key>`, as mounts of Kubernetes and Docker lay them."""
+    """Secrets as files `<directory>/<name>/<key>`, as mounts of Kubernetes and Docker lay them.
+
+    What was asked for last is remembered, so that a file which comes or changes later is noticed.
+    """
 
     directory: Path
+    _asked: dict[tuple[str, str], str | None] = field(default_factory=dict)
 
     def __call__(self, name: str, key: str) -> str | None:
+        self._asked[name, key] = text = self._read(name, key)
+        return text
+
+    def changed(self) -> bool:
+        """Whether an answer would be another one now."""
+        return any(self._read(*asked) != text for asked, text in self._asked.items())
+
+    def _read(self, name: str, key: str) -> str | None:
         if any(part in ("", ".", "..") or "/" in part for part in (name, key)):
             return None
         try:
@@ -74,9 +90,11 @@ class BirdWorker:
         self._client = BirdClient(run_dir / SOCKET_NAME)
         self._snapshot: Snapshot | None = None
         self._loaded: Snapshot | None = None
-        self._problems: tuple[str, ...] = ()
+        self._problems: tuple[str, ...] | None = None
         self._force = True
         self._turns = 0
+        self._sessions: Mapping[str, Session] = {}
+        self._status = Problems(run_dir)
         self._log = structlog.get_logger(part="bird")
         self.worker = Worker("bird", self._step, every=_TURN)
 
@@ -94,13 +112,18 @@ class BirdWorker:
             self._try(self._loaded)
         if self._turns % _LOOK_TURNS == 0:
             self._look()
+            if self._secrets.changed() and self._loaded is not None:
+                self._try(self._loaded)
         self._turns += 1
 
     def _try(self, snapshot: Snapshot) -> None:
         try:
             self._load(snapshot)
-        except CalicoError:
+        except CalicoError as error:
             self._metrics.bird_failures.inc()
+            if isinstance(error, Refused):
+                self._metrics.bird_refused.set(1)
+                self._tell((f"BIRD refuses the configuration and runs on the last good one: {error.why}",))
             # What BIRD runs on may be neither the file nor the text.
             self._force, self._loaded = True, None
             raise
@@ -112,26 +135,44 @@ class BirdWorker:
         return reconfigured is not None and reconfigured < self._written()
 
     def _load(self, snapshot: Snapshot) -> None:
-        rendered = render(
-            snapshot, self._node, router_id=self._router_id, matches=selects, secret=self._secrets
-        )
-        self._metrics.bird_renders.inc()
-        self._tell(rendered.problems)
         before = self._reconfigured()
-        outcome = load(rendered.text, self._run_dir, self._client, force=self._force and self._is_behind())
+        force = self._force and self._is_behind()
+        rendered, outcome = load_without_the_bad(
+            lambda without: self._render(snapshot, without),
+            lambda text: load(text, self._run_dir, self._client, force=force),
+        )
         self._force = False
+        self._sessions = {one.name: one for one in rendered.sessions}
+        self._metrics.bird_refused.set(0)
+        self._tell(rendered.problems)
         if outcome is Outcome.LOADED:
             self._await_move(before)
             self._metrics.bird_loaded.set(time.time())
         if outcome is not Outcome.UNCHANGED:
-            self._log.info("configuration of BIRD", outcome=outcome.value, sessions=len(rendered.plan.sessions))
+            self._log.info("configuration of BIRD", outcome=outcome.value, sessions=len(rendered.sessions))
+
+    def _render(self, snapshot: Snapshot, without: Mapping[str, str]) -> Rendered:
+        self._metrics.bird_renders.inc()
+        return render(
+            snapshot,
+            self._node,
+            router_id=self._router_id,
+            matches=selects,
+            secret=self._secrets,
+            without=without,
+        )
 
     def _tell(self, problems: tuple[str, ...]) -> None:
+        if problems == self._problems:
+            return
         self._metrics.bird_problems.set(len(problems))
+        self._metrics.bird_left_out.clear()
         for problem in problems:
-            if problem not in self._problems:
+            self._metrics.bird_left_out.labels(problem.partition(": ")[0]).set(1)
+            if problem not in (self._problems or ()):
                 self._log.warning("left out of BIRD's configuration", problem=problem)
         self._problems = problems
+        self._status.tell(BIRD, problems)
 
     def _reconfigured(self) -> datetime | None:
         """When BIRD last took a configuration; None when it does not run or does not say."""
@@ -159,7 +200,21 @@ class BirdWorker:
             protocols = self._client.protocols()
         except RoutingError:
             protocols = ()
-        states = Counter(one.info.split(" ")[0] or one.state for one in protocols if one.kind == "BGP")
+        sessions = [one for one in protocols if one.kind == "BGP"]
+        states = Counter(one.info.split(" ")[0] or one.state for one in sessions)
         self._metrics.bgp_peers.clear()
         for state, number in states.items():
             self._metrics.bgp_peers.labels(state).set(number)
+        self._metrics.bgp_peer_up.clear()
+        for one in sessions:
+            if (known := self._sessions.get(one.name)) is not None:
+                peer = known.peer if known.peer_port is None else _with_port(known.peer, known.peer_port)
+                self._metrics.bgp_peer_up.labels(peer, known.peer_type).set(one.established)
+        self._metrics.bird_routes.clear()
+        for one in protocols:
+            for direction, number in one.routes().items():
+                self._metrics.bird_routes.labels(one.name, direction).set(number)
+
+
+def _with_port(address: str, port: int) -> str:
+    return f"[{address}]:{port}" if ":" in address else f"{address}:{port}"

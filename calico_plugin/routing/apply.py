@@ -7,6 +7,7 @@ When BIRD does not run, the file is put in place for its start (its own parser j
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 from enum import Enum
 from pathlib import Path
@@ -16,6 +17,15 @@ from calico_plugin.routing.birdc import BirdClient
 
 CONF_NAME, SOCKET_NAME, PID_NAME = "bird.conf", "bird.ctl", "bird.pid"
 CHECK_SECONDS = 10
+
+
+class Refused(RoutingError):
+    """BIRD's parser refused the text: at `line` (from 1; 0 when it does not say), for the reason `why`."""
+
+    def __init__(self, message: str) -> None:
+        super().__init__(message)
+        found = re.search(r":(\d+):\d+ (.+)", message)
+        self.line, self.why = (int(found[1]), found[2]) if found else (0, message)
 
 
 class Outcome(Enum):
@@ -29,7 +39,7 @@ class Outcome(Enum):
 def load(text: str, run_dir: Path, client: BirdClient | None = None, *, force: bool = False) -> Outcome:
     """Make `text` BIRD's configuration in `run_dir`. `force` loads an unchanged file again (after a load that failed).
 
-    Raises RoutingError: refused, or BIRD does not answer in time; the next call tries again.
+    Raises Refused, or RoutingError when BIRD does not answer in time; the next call tries again.
     """
     path = run_dir / CONF_NAME
     client = client or BirdClient(run_dir / SOCKET_NAME)
@@ -81,7 +91,11 @@ def _check(path: Path, client: BirdClient) -> bool:
     except RoutingError:
         check_without_daemon(path)
         return False
-    client.check(path)
+    try:
+        client.check(path)
+    except RoutingError as error:
+        # An answer, not silence.
+        raise (Refused(str(error)) if "refused" in str(error) else error) from error
     return True
 
 
@@ -96,4 +110,4 @@ def check_without_daemon(path: Path) -> None:
     except subprocess.TimeoutExpired as error:
         raise RoutingError(f"bird -p did not answer within {CHECK_SECONDS} s") from error
     if done.returncode != 0:
-        raise RoutingError(f"BIRD refused the configuration: {(done.stderr or done.stdout).strip()}")
+        raise Refused(f"BIRD refused the configuration: {(done.stderr or done.stdout).strip()}")

@@ -16,7 +16,7 @@ import re
 from dataclasses import dataclass, replace
 from functools import cache
 from ipaddress import IPv4Network, IPv6Network, ip_network
-from typing import Iterable
+from typing import Iterable, Mapping
 
 import jinja2
 
@@ -50,11 +50,14 @@ IGNORED_INTERFACES = ("cali*", "docker*", "br-*", "veth*")
 
 @dataclass(frozen=True, slots=True)
 class Rendered:
-    """`text` is a whole configuration; `problems` are resources that were left out, one sentence each."""
+    """`text` is a whole configuration; `sessions` are those of the plan that stand in it; `problems` are resources that
+    were left out, one sentence each.
+    """
 
     text: str
     plan: Plan
     problems: tuple[str, ...]
+    sessions: tuple[Session, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,21 +87,24 @@ def render(
     router_id: str = "",
     matches: Matches = matches_all_only,
     secret: Secret = no_secrets,
+    without: Mapping[str, str] = {},
 ) -> Rendered:
     """BIRD's whole configuration for a node.
 
     `router_id` is CALICO_ROUTER_ID; `matches` evaluates a selector; `secret` gives the text of a secretKeyRef.
+    `without`: names of sessions and filter functions that BIRD has refused, with its words (`isolate`); they stay out.
     """
     planned = plan(snapshot, node_name, matches, secret)
     default = bgp_configuration(snapshot)
     own = bgp_configuration(snapshot, f"node.{node_name}")
     problems = list(planned.problems)
-    functions = _filter_functions(snapshot, planned, problems)
+    _warn_of_services(default, own, problems)
+    functions = tuple(one for one in _filter_functions(snapshot, planned, problems) if one.name not in without)
     strict_bind = (own.bind_mode or default.bind_mode) == "NodeIP"
     sessions = tuple(
         _bound(one, planned) if strict_bind else one
         for one in planned.sessions
-        if _filters_known(one, snapshot, problems)
+        if not _refused(one, without, problems) and _filters_known(one, snapshot, problems)
     )
     text = _template().render(
         router_id=_router_id(planned, node_name, router_id),
@@ -117,7 +123,7 @@ def render(
         own_protocol=names.ROUTE_PROTOCOL,
         prefix=names.INTERFACE_PREFIX,
     )
-    return Rendered(text, planned, tuple(problems))
+    return Rendered(text, planned, tuple(problems), sessions)
 
 
 def minimal(router_id: str = FALLBACK_ROUTER_ID) -> str:
@@ -242,11 +248,38 @@ class FilterFunction:
     lines: tuple[str, ...]
 
 
+def _refused(session: Session, without: Mapping[str, str], problems: list[str]) -> bool:
+    """Whether BIRD has refused the session, or a filter of it: without its filter it must not be either."""
+    if session.name in without:
+        problems.append(f"{session.origin}: session {session.name}: BIRD refuses it: {without[session.name]}; left out")
+        return True
+    for name in session.filters:
+        for direction in ("import", "export"):
+            function = filter_function(name, direction, session.version)
+            if function in without:
+                problems.append(
+                    f"BGPFilter({name}): BIRD refuses it: {without[function]}; session {session.name} is left out"
+                )
+                return True
+    return False
+
+
+def _warn_of_services(default: BGPConfigurationSpec, own: BGPConfigurationSpec, problems: list[str]) -> None:
+    """Addresses of services are Kubernetes' (2.1): kept in the resource, told to nobody."""
+    for spec, name in ((default, "default"), (own, "node")):
+        given = (spec.service_cluster_ips, spec.service_external_ips, spec.service_load_balancer_ips)
+        if any(given):
+            problems.append(
+                f"BGPConfiguration({name}): serviceClusterIPs, serviceExternalIPs and serviceLoadBalancerIPs have no"
+                " meaning for Docker; not advertised"
+            )
+
+
 def _filters_known(session: Session, snapshot: Snapshot, problems: list[str]) -> bool:
     """A session whose filter is missing is left out: without it, it would accept or tell what it must not."""
     for name in session.filters:
         if ResourceKey("BGPFilter", name) not in snapshot.kind("BGPFilter"):
-            problems.append(f"session {session.name}: BGPFilter {name} does not exist; left out")
+            problems.append(f"{session.origin}: session {session.name}: BGPFilter {name} does not exist; left out")
             return False
     return True
 

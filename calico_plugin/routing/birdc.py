@@ -60,6 +60,10 @@ class Protocol:
     def established(self) -> bool:
         return self.kind == "BGP" and self.detail.get("BGP state", self.info.split(" ")[0]) == "Established"
 
+    def routes(self) -> dict[str, int]:
+        """Numbers of routes, `imported`, `exported` and more as BIRD counts them; empty when it tells none."""
+        return {word: int(number) for number, word in re.findall(r"(\d+) (\w+)", self.detail.get("Routes", ""))}
+
 
 class BirdClient:
     """Commands to one BIRD. `path` is its control socket."""

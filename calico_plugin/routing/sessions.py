@@ -43,7 +43,8 @@ class Session:
     """One BGP session as seen from the node. Empty text or None means 'not set': BIRD's default holds.
 
     `peer_node` is the Calico node at the other end ("" when it is none of ours), `cluster_id` is set when the peer is
-    our reflector client, times are whole seconds, `filters` are BGPFilter names in order.
+    our reflector client, times are whole seconds, `filters` are BGPFilter names in order, `origin` is the resource that
+    the session comes from.
     """
 
     name: str
@@ -64,6 +65,7 @@ class Session:
     allow_local_as: int | None = None
     via: str = ""
     filters: tuple[str, ...] = ()
+    origin: str = ""
 
     @property
     def version(self) -> int:
@@ -217,7 +219,7 @@ class _Planner:
             if other.cluster_id:
                 continue
             for session in self._towards(MESH, other):
-                yield replace(session, password=password, restart_time=restart)
+                yield replace(session, password=password, restart_time=restart, origin="BGPConfiguration(default)")
 
     def explicit(self) -> list[Session]:
         """Sessions of BGPPeers: global ones, then the node's, then the mirrors of what others define towards us."""
@@ -239,7 +241,8 @@ class _Planner:
             return
         for session in made:
             if session.peer not in self.me.addresses.values():
-                found.setdefault((session.peer, session.peer_port or DEFAULT_PORT), session)
+                key = (session.peer, session.peer_port or DEFAULT_PORT)
+                found.setdefault(key, replace(session, origin=str(peer)))
 
     def _try(self, peer: BGPPeer, wanted: Callable[[BGPPeerSpec], bool]) -> bool:
         try:
@@ -354,7 +357,7 @@ class _Planner:
             next_hop=_next_hop(spec, session.peer_as == local_as),
             ttl_hops=spec.ttl_security or None,
             allow_local_as=spec.num_allowed_local_as_numbers,
-            via=split_peer_ip(spec.reachable_by)[0] if spec.reachable_by else "",
+            via=_gateway(spec, session.version),
             filters=spec.filters,
         )
 
@@ -374,6 +377,16 @@ def _quotable(text: str) -> str:
     if '"' in text or "\n" in text:
         raise ValueError("password: BIRD takes no double quote and no line break in it")
     return text
+
+
+def _gateway(spec: BGPPeerSpec, version: int) -> str:
+    """Bare address of `reachableBy`."""
+    if not spec.reachable_by:
+        return ""
+    address = ip_address(spec.reachable_by)
+    if address.version != version:
+        raise ValueError(f"reachableBy {address} is not IPv{version} as the peer is")
+    return str(address)
 
 
 def _next_hop(spec: BGPPeerSpec, internal: bool) -> str:

@@ -6,15 +6,17 @@ from pathlib import Path
 from typing import Iterator
 
 import pytest
+from msgspec.structs import replace
 
 from calico_plugin.datastore.etcd import EtcdKV
 from calico_plugin.deadline import Deadline
 from calico_plugin.model import codec, keys
 from calico_plugin.model.ipam import Affinity
-from calico_plugin.model.resources import BGPPeer, Metadata, Node
-from calico_plugin.model.resources.bgp import BGPPeerSpec
+from calico_plugin.model.resources import BGPFilter, BGPPeer, Metadata, Node
+from calico_plugin.model.resources.bgp import BGPPassword, BGPPeerSpec, SecretKeyRef
 from calico_plugin.model.resources.node import NodeBGPSpec, NodeSpec
 from calico_plugin.observe.log import BUG_MARKER
+from calico_plugin.observe.problems import Problems
 from calico_plugin.routing.bird import minimal
 from tests.kernel import birdlab
 from tests.kernel.agent_host import NODE, AgentHost, wait_until
@@ -106,6 +108,45 @@ class TestBird:
         wait_until("the problem to be told", lambda: "BGPPeer(bad)" in host.text())
         bird.start_bird()
         assert sessions(bird) == ["Mesh_192_0_2_2"]
+
+    def test_peer_that_bird_refuses_costs_only_itself(self, host: AgentHost, bird: birdlab.Host) -> None:
+        """What only BIRD's parser finds wrong is left out, named with BIRD's words, and back when it is mended."""
+        host.put(node("host-2", "192.0.2.2/24"))
+        bad = BGPPeerSpec(peer_ip="192.0.2.77", as_number=65001, keepalive_time="300s", filters=("fine",))
+        host.put(BGPFilter(metadata=Metadata(name="fine")))
+        host.started()
+        wait_until("a configuration", lambda: (host.run_dir / "bird.conf").exists())
+        bird.start_bird()
+        host.put(BGPPeer(metadata=Metadata(name="bad"), spec=bad))
+        wait_until("the problem", lambda: "BGPPeer(bad)" in str(Problems(host.run_dir).read()))
+        (told,) = Problems(host.run_dir).read()["bird"]
+        assert "Global_192_0_2_77" in told and "Keepalive time must be at most hold time" in told
+        assert sessions(bird) == ["Mesh_192_0_2_2"]
+        assert 'calico_bird_left_out{what="BGPPeer(bad)"} 1.0' in metrics(host)
+        assert "calico_bird_config_refused 0.0" in metrics(host)
+        # A new node is not held up by it.
+        host.put(node("host-3", "192.0.2.3/24"))
+        wait_until("the session", lambda: sessions(bird) == ["Mesh_192_0_2_2", "Mesh_192_0_2_3"])
+        host.put(BGPPeer(metadata=Metadata(name="bad"), spec=replace(bad, keepalive_time="20s")))
+        wait_until("the peer", lambda: "Global_192_0_2_77" in sessions(bird))
+        assert Problems(host.run_dir).read() == {} and "calico_bird_left_out{" not in metrics(host)
+
+    def test_password_that_comes_later(self, host: AgentHost, bird: birdlab.Host) -> None:
+        """A peer without its password has no session; when the file is there, it has, without anyone's doing."""
+        secrets = host.base / "secrets"
+        host.settings["CALICO_SECRETS_DIR"] = str(secrets)
+        password = BGPPassword(secret_key_ref=SecretKeyRef(name="bgp", key="tor"))
+        spec = BGPPeerSpec(peer_ip="192.0.2.77", as_number=65001, password=password)
+        host.put(BGPPeer(metadata=Metadata(name="tor"), spec=spec))
+        host.started()
+        conf = host.run_dir / "bird.conf"
+        wait_until("the problem", lambda: "secret 'bgp' key 'tor'" in str(Problems(host.run_dir).read()))
+        assert "192.0.2.77" not in conf.read_text()
+        (secrets / "bgp").mkdir(parents=True)
+        (secrets / "bgp" / "tor").write_text("s3cret\n")
+        wait_until("the session", lambda: 'password "s3cret"' in conf.read_text(), 20)
+        assert Problems(host.run_dir).read() == {}
+        assert conf.stat().st_mode & 0o077 == 0 and "s3cret" not in host.text()
 
 
 def metrics(host: AgentHost) -> str:

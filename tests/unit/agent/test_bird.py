@@ -13,6 +13,8 @@ from calico_plugin.model.resources import Metadata, Node
 from calico_plugin.model.resources.node import NodeBGPSpec, NodeSpec
 from calico_plugin.model.snapshot import Snapshot
 from calico_plugin.observe.metrics import Metrics
+from calico_plugin.observe.problems import Problems
+from calico_plugin.routing.apply import Refused
 
 
 def snapshot(**nodes: str) -> Snapshot:
@@ -64,6 +66,25 @@ def test_failure_is_counted_and_tried_again(tmp_path: Path, monkeypatch: pytest.
     assert bird._metrics.bird_failures._value.get() == 1
     bird._step()
     assert (tmp_path / "bird.conf").exists()
+
+
+def test_refusal_that_nothing_is_to_blame_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is told for `node status` and by a metric until a configuration is taken again."""
+    bird, _ = worker(tmp_path)
+    bird.submit(snapshot(h1="192.0.2.1/24"))
+
+    def refuse(*_: object, **__: object) -> None:
+        raise Refused("BIRD refused configure: /run/bird.new:2:11 no router id")
+
+    with monkeypatch.context() as patched:
+        patched.setattr("calico_plugin.agent.bird.load", refuse)
+        with pytest.raises(Refused):
+            bird._step()
+    (told,) = Problems(tmp_path).read()["bird"]
+    assert "runs on the last good one" in told and "no router id" in told
+    assert bird._metrics.bird_refused._value.get() == 1
+    bird._step()
+    assert Problems(tmp_path).read() == {} and bird._metrics.bird_refused._value.get() == 0
 
 
 def test_selector_that_makes_no_sense() -> None:
