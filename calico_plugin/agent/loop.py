@@ -295,8 +295,10 @@ class Loop:
             return False
         if kind == RTM_NEWLINK:
             self._endpoints.on_link(link)
+            self._policy.on_namespace(link.name, link.namespace)
         else:
             self._endpoints.on_link_gone(link.name)
+            self._policy.on_namespace(link.name, None)
         return True
 
     def _on_route(self, kind: int, body: bytes) -> None:
@@ -314,7 +316,11 @@ class Loop:
 
     def _read_kernel(self) -> None:
         try:
+            gone = set(self._endpoints.links)
             self._endpoints.on_links(links.listing(self._netlink, INTERFACE_PREFIX))
+            for name in gone | set(self._endpoints.links):
+                link = self._endpoints.links.get(name)
+                self._policy.on_namespace(name, link.namespace if link else None)
             self._routes.read(self._endpoints.indexes())
             self._endpoints.touch_all()
             self._tunnels.look()
@@ -354,6 +360,9 @@ class Loop:
         if failed:
             # What was passed over meanwhile.
             self._endpoints.touch_all()
+        known = self._endpoints.links
+        joined = [known[name] for name in self._policy.take_joined() if name in known]
+        report.problems += links.loosen(self._netlink, joined)
 
     def _apply_links(self, report: CycleReport) -> None:
         unsettled = self._endpoints.unsettled()

@@ -56,6 +56,15 @@ class Policy:
         self._engine.on_update(key, old, new)
         self._dirty = True
 
+    def on_namespace(self, interface: str, namespace: int | None) -> None:
+        """Where the container's end of a link is."""
+        if self._engine.on_namespace(interface, namespace):
+            self._dirty = True
+
+    def take_joined(self) -> set[str]:
+        """Interfaces of containers that have several, where that is news."""
+        return self._engine.take_joined()
+
     def apply(self) -> str:
         """Bring the table up to date; what was written, in words. Raises DataplaneError; then it stays dirty."""
         ruleset = self._engine.compile()

@@ -11,12 +11,15 @@ import errno
 import struct
 from contextlib import suppress
 from dataclasses import dataclass
+from ipaddress import IPv4Address
 from typing import Iterable
 
 from calico_plugin.dataplane import sysctl
 from calico_plugin.dataplane.netlink import (
+    NLM_F_CREATE,
     RTM_DELLINK,
     RTM_GETLINK,
+    RTM_NEWADDR,
     RTM_SETLINK,
     RTM_SETNEIGHTBL,
     Message,
@@ -33,15 +36,19 @@ GROUP_LINK = 1
 _IFINFO = struct.Struct("=BBHiII")
 _ATTRIBUTE = struct.Struct("=HH")
 _IFF_UP, _IFF_LOWER_UP = 0x1, 0x10000
-_IFLA_IFNAME, _IFLA_AF_SPEC, _IFLA_EXT_MASK = 3, 26, 29
+_IFLA_IFNAME, _IFLA_AF_SPEC, _IFLA_EXT_MASK, _IFLA_LINK_NETNSID = 3, 26, 29, 37
 _SKIP_STATISTICS = 1 << 3
 _AF_UNSPEC, _AF_INET = 0, 2
 _IFLA_INET_CONF = 1
+_IFA_ADDRESS, _IFA_LOCAL, _SCOPE_HOST = 1, 2, 254
 _NDTA_NAME, _NDTA_PARMS, _NDTPA_IFINDEX, _NDTPA_PROXY_DELAY = 1, 6, 1, 13
 
 # Ids of linux/ip.h (IPV4_DEVCONF_*), with the names that the files below /proc/sys/net/ipv4/conf have.
-# rp_filter is none of them: the policy table checks the way back of every packet that a container sends.
-_IPV4_IDS = {"forwarding": 1, "proxy_arp": 3}
+# rp_filter is none of those wanted: the policy table checks the way back of every packet that a container sends.
+_IPV4_IDS = {"forwarding": 1, "proxy_arp": 3, "rp_filter": 8}
+_OFF, _LOOSE = 0, 2
+# None of the containers' gateways (169.254.1.1 to .254).
+_MUTE_ADDRESS = IPv4Address("169.254.1.255")
 _WANTED = {"forwarding": 1, "proxy_arp": 1}
 
 _GONE = (errno.ENODEV, errno.ENOENT, errno.ENXIO)
@@ -49,13 +56,17 @@ _GONE = (errno.ENODEV, errno.ENOENT, errno.ENXIO)
 
 @dataclass(frozen=True, slots=True)
 class Link:
-    """A link of ours. `ipv4` are its IPv4 settings as (name, value); empty when the kernel did not tell them."""
+    """A link of ours. `ipv4` are its IPv4 settings as (name, value); empty when the kernel did not tell them.
+
+    `namespace` is the kernel's number of the network namespace where the other end is, None when that is this one.
+    """
 
     index: int
     name: str
     up: bool
     carrier: bool
     ipv4: tuple[tuple[str, int], ...] = ()
+    namespace: int | None = None
 
     @property
     def settled(self) -> bool:
@@ -73,18 +84,25 @@ def decode(body: bytes, prefix: str) -> Link | None:
     if not name.startswith(prefix):
         return None
     _, _, _, index, flags, _ = _IFINFO.unpack_from(body)
-    return Link(index, name, bool(flags & _IFF_UP), bool(flags & _IFF_LOWER_UP), _ipv4(found.get(_IFLA_AF_SPEC, b"")))
+    return Link(
+        index,
+        name,
+        bool(flags & _IFF_UP),
+        bool(flags & _IFF_LOWER_UP),
+        _ipv4(found.get(_IFLA_AF_SPEC, b"")),
+        _namespace(found.get(_IFLA_LINK_NETNSID, b"")),
+    )
 
 
 def _pick(body: bytes) -> dict[int, bytes]:
-    """The two attributes that matter of some forty: this runs for each event of each link."""
+    """The three attributes that matter of some forty: this runs for each event of each link."""
     found: dict[int, bytes] = {}
     offset, end = _IFINFO.size, len(body)
     while offset + 4 <= end:
         length, kind = _ATTRIBUTE.unpack_from(body, offset)
         if length < 4:
             break
-        if kind & 0x3FFF in (_IFLA_IFNAME, _IFLA_AF_SPEC):
+        if kind & 0x3FFF in (_IFLA_IFNAME, _IFLA_AF_SPEC, _IFLA_LINK_NETNSID):
             found[kind & 0x3FFF] = body[offset + 4:offset + length]
         offset += (length + 3) & ~3
     return found
@@ -115,6 +133,29 @@ def assert_settings(netlink: Netlink, links: Iterable[Link]) -> dict[str, Datapl
         if reply.errno and reply.errno not in _GONE:
             errors[link.name] = refusal(message.what, reply.errno, reply.explanation)
     return errors
+
+
+def loosen(netlink: Netlink, links: Iterable[Link]) -> list[str]:
+    """Let the links of a container that has several carry each other's addresses, whatever the kernel's own check of
+    the way back (rp_filter) says. The errors.
+
+    The greater of the link's value and that of all counts, so 0 only helps where that of all is 0. Else loose (2) does,
+    and only on a link with an address: any will do, and one of host scope is never used for anything.
+    """
+    everywhere = int(sysctl.read("net/ipv4/conf/all/rp_filter") or 0)
+    wanted = _LOOSE if everywhere else _OFF
+    asked: list[Message] = []
+    for link in links:
+        if dict(link.ipv4).get("rp_filter") != wanted:
+            asked.append(_set_link(link, {"rp_filter": wanted}))
+        if everywhere:
+            asked.append(_mute_address(link))
+    replies = netlink.send(asked) if asked else ()
+    return [
+        str(refusal(message.what, reply.errno, reply.explanation))
+        for message, reply in zip(asked, replies)
+        if reply.errno and reply.errno not in (*_GONE, errno.EEXIST)
+    ]
 
 
 def delete(netlink: Netlink, links: Iterable[Link]) -> list[DataplaneError]:
@@ -150,12 +191,24 @@ def _set_link(link: Link, ipv4: dict[str, int]) -> Message:
     return Message(RTM_SETLINK, 0, body, f"link {link.name} cannot be set up")
 
 
+def _mute_address(link: Link) -> Message:
+    body = struct.pack("=BBBBI", _AF_INET, 32, 0, _SCOPE_HOST, link.index)
+    body += attribute(_IFA_ADDRESS, _MUTE_ADDRESS.packed) + attribute(_IFA_LOCAL, _MUTE_ADDRESS.packed)
+    return Message(RTM_NEWADDR, NLM_F_CREATE, body, f"link {link.name} cannot be given {_MUTE_ADDRESS}")
+
+
 def _no_proxy_delay(link: Link) -> Message:
     """The default holds proxy-ARP answers back by up to 0.8 s."""
     parameters = u32(_NDTPA_IFINDEX, link.index) + attribute(_NDTPA_PROXY_DELAY, struct.pack("=Q", 0))
     body = struct.pack("=BBH", _AF_INET, 0, 0) + attribute(_NDTA_NAME, b"arp_cache\0")
     body += attribute(_NDTA_PARMS, parameters)
     return Message(RTM_SETNEIGHTBL, 0, body, f"proxy_delay of {link.name} cannot be set")
+
+
+def _namespace(value: bytes) -> int | None:
+    # Negative: the kernel has no number for it.
+    number = struct.unpack("=i", value)[0] if len(value) == 4 else -1
+    return number if number >= 0 else None
 
 
 def _ipv4(af_spec: bytes) -> tuple[tuple[str, int], ...]:

@@ -25,14 +25,14 @@ from __future__ import annotations
 import hashlib
 import re
 from dataclasses import dataclass, replace
-from typing import Callable, Iterable
+from typing import Callable, Iterable, Mapping
 
 from calico_plugin.model.desired import AddressSet, Chain, Field, Hook, Match, Rule, SetType, Verdict
 from calico_plugin.model.keys import ResourceKey
 from calico_plugin.policy.blocks import Guard, cut, guard
 from calico_plugin.policy.options import PolicyOptions
 from calico_plugin.policy.reading import BEFORE_NAT, UNTRACKED, PolicyInfo, ProfileInfo
-from calico_plugin.policy.rules import Block, Parsed, SetSpec, lines
+from calico_plugin.policy.rules import Block, Parsed, SetSpec, disjoint, lines, member, networks
 from calico_plugin.policy.stages import Stage, failsafe_rules
 
 NameOf = Callable[[SetSpec, int], str]
@@ -242,13 +242,16 @@ def _clean(prefix: str) -> str:
     return re.sub(r'[^ -~]|["\\]', "_", prefix)[:126]
 
 
-def frame(options: PolicyOptions) -> list[Chain]:
-    """The chains that are there whatever the cluster holds. With empty maps they drop all on workload interfaces."""
+def frame(options: PolicyOptions, spoofing: Mapping[str, tuple[str, ...]]) -> list[Chain]:
+    """The chains that are there whatever the cluster holds. With empty maps they drop all on workload interfaces.
+
+    `spoofing`: interface -> prefixes that its endpoint may send from besides its own addresses; few endpoints have any.
+    """
     workload = f"{options.interface_prefix}*"
     leaving = Match(Field.IN_INTERFACE, (workload,))
     entering = Match(Field.OUT_INTERFACE, (workload,))
     return [
-        Chain("prerouting-spoof", _spoof_rules(workload), _filter("prerouting", _RAW)),
+        Chain("prerouting-spoof", _spoof_rules(workload, spoofing), _filter("prerouting", _RAW)),
         Chain("forward-egress", (Rule(Verdict.GOTO, (leaving,), "dispatch-from"),), _filter("forward", _EGRESS)),
         Chain("forward-ingress", (Rule(Verdict.GOTO, (entering,), "dispatch-to"),), _filter("forward", _INGRESS)),
         Chain("input-egress", _input_rules(leaving), _filter("input", _EGRESS)),
@@ -266,12 +269,13 @@ def _filter(hook: str, priority: int) -> Hook:
     return Hook("filter", hook, priority)
 
 
-def _spoof_rules(workload: str) -> tuple[Rule, ...]:
+def _spoof_rules(workload: str, spoofing: Mapping[str, tuple[str, ...]]) -> tuple[Rule, ...]:
     """4.5, without the routing table: own addresses only; IPv6 link-local and address detection are never forwarded."""
     return (
         Rule(Verdict.ACCEPT, (Match(Field.IN_INTERFACE, (workload,), negated=True),)),
         Rule(Verdict.ACCEPT, (Match(Field.IN_INTERFACE_SOURCE4, set_name=OWN[4]),)),
         Rule(Verdict.ACCEPT, (Match(Field.IN_INTERFACE_SOURCE4, set_name=SIBLING[4]),)),
+        *_allowed_spoofing(spoofing),
         Rule(Verdict.DROP, (Match(Field.FAMILY, ("4",)),), origin="spoofed source"),
         Rule(Verdict.ACCEPT, (Match(Field.IN_INTERFACE_SOURCE6, set_name=OWN[6]),)),
         Rule(Verdict.ACCEPT, (Match(Field.IN_INTERFACE_SOURCE6, set_name=SIBLING[6]),)),
@@ -283,6 +287,19 @@ def _spoof_rules(workload: str) -> tuple[Rule, ...]:
         )),
         Rule(Verdict.DROP, origin="spoofed source"),
     )
+
+
+def _allowed_spoofing(spoofing: Mapping[str, tuple[str, ...]]) -> Iterable[Rule]:
+    for interface, prefixes in sorted(spoofing.items()):
+        nets = networks(prefixes, "spec.allowSpoofedSourcePrefixes")
+        for family in (4, 6):
+            listed = disjoint(net for net in nets if net.version == family)
+            if not listed:
+                continue
+            whole = any(net.prefixlen == 0 for net in listed)
+            what = Match(Field.FAMILY, (str(family),)) if whole else Match(
+                Field[f"SOURCE{family}"], tuple(map(member, listed)))
+            yield Rule(Verdict.ACCEPT, (Match(Field.IN_INTERFACE, (interface,)), what))
 
 
 def _dispatch_from() -> tuple[Rule, ...]:
@@ -334,7 +351,9 @@ def _nat_rules() -> tuple[Rule, ...]:
 
 def fixed_sets() -> tuple[AddressSet, ...]:
     """The sets that the frame names, empty."""
-    own = (AddressSet(table[family], SetType[f"INTERFACE_IPV{family}"]) for table in (OWN, SIBLING) for family in (4, 6))
+    own = (
+        AddressSet(table[family], SetType[f"INTERFACE_IPV{family}"]) for table in (OWN, SIBLING) for family in (4, 6)
+    )
     pools = (
         AddressSet(table[family], SetType[f"IPV{family}"], interval=True)
         for table in (NAT_POOLS, ALL_POOLS) for family in (4, 6)

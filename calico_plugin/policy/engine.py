@@ -305,7 +305,11 @@ class PolicyEngine:
 
     def _write_frame(self) -> None:
         """Base chains and maps; those of host endpoints only while there are any."""
-        wanted = chains.frame(self._options)
+        spoofing = {
+            interface: binding.endpoint.spoof
+            for interface, binding in self._workloads.bound.items() if binding.endpoint.spoof
+        }
+        wanted = chains.frame(self._options, spoofing)
         elements: dict[str, Mapping[str, str]] = {
             chains.FROM_WORKLOAD: self._workloads.from_workload,
             chains.TO_WORKLOAD: self._workloads.to_workload,

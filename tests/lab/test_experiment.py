@@ -107,8 +107,6 @@ def test_stopped_container_leaves_nothing(lab, network, run):
     wait_for("nothing left", lambda: not differences(lab), 10)
 
 
-@pytest.mark.xfail(strict=True, reason="the reply leaves through the other network's link with this one's address, and "
-                                       "the check of source addresses knows one link at a time")
 def test_several_networks_in_one_container(network, run):
     """Members of either network reach a container on both; it reaches out through the network that is its default."""
     first, second = network("cal_m1"), network("cal_m2")
