@@ -40,7 +40,7 @@ program writes, the original `calicoctl` reads, and the other way round.
 
 def document() -> str:
     """The whole text."""
-    return "\n".join((_HEAD, *_kinds(), *_command(root, PROGRAM, 2), *_checks(), *_texts())).rstrip() + "\n"
+    return "\n".join((_HEAD, *_kinds(), *_command(root, PROGRAM, 2, None), *_checks(), *_texts())).rstrip() + "\n"
 
 
 def _kinds() -> Iterator[str]:
@@ -54,8 +54,9 @@ def _kinds() -> Iterator[str]:
     yield ""
 
 
-def _command(command: click.Command, path: str, depth: int) -> Iterator[str]:
-    context = click.Context(command, info_name=path)
+def _command(command: click.Command, path: str, depth: int, parent: click.Context | None) -> Iterator[str]:
+    # With its parent, as when it is run: commands keep what their first context made of them.
+    context = click.Context(command, parent=parent, info_name=path, **({} if parent else root.context_settings))
     if path != PROGRAM:
         yield f"{'#' * depth} {path}\n"
         pieces = " ".join(command.collect_usage_pieces(context))
@@ -68,7 +69,7 @@ def _command(command: click.Command, path: str, depth: int) -> Iterator[str]:
         for name in command.list_commands(context):
             inner = command.get_command(context, name)
             assert inner is not None
-            yield from _command(inner, f"{path} {name}", depth + (path != PROGRAM))
+            yield from _command(inner, f"{path} {name}", depth + (path != PROGRAM), context)
 
 
 def _options(command: click.Command, context: click.Context) -> Iterator[str]:

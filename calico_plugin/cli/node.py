@@ -30,6 +30,7 @@ from calico_plugin.node.interfaces import read_interfaces, source_towards
 from calico_plugin.node.services import STARTED
 from calico_plugin.node.startup import HostView
 from calico_plugin.observe import log as logging
+from calico_plugin.observe.problems import Problems
 from calico_plugin.routing.apply import SOCKET_NAME
 from calico_plugin.routing.birdc import BirdClient
 
@@ -321,7 +322,13 @@ def status(context: click.Context, **given: Any) -> None:
     client = _bird(settings.run_dir)
     if client is None:
         click.echo(report.NO_BACKEND)
-        return
+    else:
+        _show_sessions(client, session)
+    for line in report.problems(Problems(settings.run_dir).read()):
+        click.echo(line)
+
+
+def _show_sessions(client: BirdClient, session: Session) -> None:
     found = report.rows(client.protocols())
     click.echo(report.tables(found), nl=False)
     click.echo(report.summary(client.status(), found))

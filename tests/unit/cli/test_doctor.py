@@ -29,10 +29,19 @@ PASTED = [
     ("Plugin does not implement the requested driver", "--ipam-driver calico-ipam"),
     ("legacy plugin calico of type NetworkDriver is not supported in swarm mode", "managed plugin"),
     ("This node is not a swarm manager. Use \\\"docker swarm init\\\" …", "CALICO_LIBNETWORK_SCOPE"),
-    ("user specified IP address is supported only when connecting to networks with user configured subnets", "--subnet"),
+    (
+        "user specified IP address is supported only when connecting to networks with user configured subnets",
+        "--subnet",
+    ),
     ("Error response from daemon: Pool overlaps with other one on this address space", "--ipam-driver calico-ipam"),
-    ("IpamDriver.RequestPool: --subnet = '10.9.0.0/16': no IP pool has this CIDR; pools: a (10.0.0.0/16)", "get ippool"),
-    ("IpamDriver.RequestAddress: no IPv4 pool can give node h1 an address for Workload: a (…) is disabled", "ipam show"),
+    (
+        "IpamDriver.RequestPool: --subnet = '10.9.0.0/16': no IP pool has this CIDR; pools: a (10.0.0.0/16)",
+        "get ippool",
+    ),
+    (
+        "IpamDriver.RequestAddress: no IPv4 pool can give node h1 an address for Workload: a (…) is disabled",
+        "ipam show",
+    ),
     ("No address returned", "ipam show"),
     ("IpamDriver.RequestAddress: resource already exists: address 10.50.0.9; given to …", "ipam show --ip"),
     ("Address already in use", "ipam show --ip"),
@@ -40,15 +49,24 @@ PASTED = [
     ("endpoint with name web already exists in network cal_net1", "disconnect -f"),
     ("network with name cal_net1 already exists", "network ls"),
     ("etcd does not answer at http://127.0.0.1:2379 (from the default): Connection refused", "sudo -E"),
-    ("client: etcd cluster is unavailable or misconfigured; error #0: dial tcp 127.0.0.1:2379: connect: refused", "sudo"),
+    (
+        "client: etcd cluster is unavailable or misconfigured; error #0: dial tcp 127.0.0.1:2379: connect: refused",
+        "sudo",
+    ),
     ("ERROR: Error accessing the Calico datastore: context deadline exceeded", "sudo -E"),
-    ("rpc error: code = Unavailable desc = connection error: x509: certificate signed by unknown authority", "CA_CERT"),
+    (
+        "rpc error: code = Unavailable desc = connection error: x509: certificate signed by unknown authority",
+        "CA_CERT",
+    ),
     ("connection is unauthorized: etcdserver: permission denied", "ETCD_USERNAME"),
     ("etcdserver: mvcc: database space exceeded", "defrag"),
     ("Calico node 'host2' is already using the IPv4 address 172.18.0.1.", "delete node"),
     ("Unable to auto-detect any valid IP addresses, no IPv4 address", "--ip=ADDRESS"),
     ("Calico node failed to start", "calico-node.log"),
-    ("NetworkDriver.Join: endpoint 4f1c was not made ready in time: calico-agent, which …, is not running", "--only agent"),
+    (
+        "NetworkDriver.Join: endpoint 4f1c was not made ready in time: calico-agent, which …, is not running",
+        "--only agent",
+    ),
     ("calico/node is not ready: BIRD is not ready: BGP not established with 10.0.0.2,10.0.0.3", "--only bgp"),
     ("| 10.0.0.2 | node-to-node mesh | start | 09:14:02 | Idle BGP Error: Bad peer AS |", "get nodes -o wide"),
     ("Active Socket: Connection refused", "node run on that host"),
@@ -65,7 +83,8 @@ PASTED = [
 @pytest.mark.parametrize(("text", "expected"), PASTED, ids=lambda text: str(text)[:60])
 def test_explains_what_users_meet(text: str, expected: str) -> None:
     """Quoted, wrapped, in capitals or inside of a longer text: it is recognised."""
-    for given in (text, text.upper(), f'"{text}"', text.replace(" ", "\n  "), f"time=12:00 level=error msg='{text}' x=1"):
+    wrapped = (text.upper(), f'"{text}"', text.replace(" ", "\n  "), f"time=12:00 level=error msg='{text}' x=1")
+    for given in (text, *wrapped):
         matches = explain(given)
         assert matches and matches[0].sure
         assert any(expected in match.known.command + match.known.meaning for match in matches), matches
