@@ -135,3 +135,11 @@ def summary(status: Status, found: Sequence[Row]) -> str:
     up = sum(row.established for row in found)
     recovering = "; a graceful restart is in progress" if status.graceful_restart else ""
     return f"BIRD {status.version}, router id {status.router_id}: {up} of {len(found)} sessions established{recovering}"
+
+
+def problems(told: Mapping[str, Sequence[str]]) -> Iterator[str]:
+    """What the agent cannot make as configured (`observe.problems`), with a heading; nothing when all is well."""
+    sentences = [sentence for part in sorted(told) for sentence in told[part]]
+    if sentences:
+        yield "Not in force as configured:"
+        yield from (f"  {sentence}" for sentence in sentences)

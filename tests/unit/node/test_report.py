@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from calico_plugin.node.report import hints, rows, summary, tables
+from calico_plugin.node.report import hints, problems, rows, summary, tables
 from calico_plugin.routing.birdc import parse_protocols, parse_reply, parse_status
 
 PROTOCOLS = """2002-Name       Proto      Table      State  Since         Info
@@ -78,3 +78,10 @@ def test_summary() -> None:
     status = parse_status(tuple(parse_reply(STATUS)))
     assert summary(status, []) == "BIRD 2.0.12, router id 10.192.0.1: 0 of 0 sessions established"
     assert status.last_reconfiguration.startswith("2026-03-02 09:14:02") and not status.graceful_restart
+
+
+def test_problems() -> None:
+    """Every sentence under one heading; no heading when there is none."""
+    told = {"encapsulation": ["no IPIP"], "bird": ["BGPPeer(x): left out"]}
+    assert list(problems(told)) == ["Not in force as configured:", "  BGPPeer(x): left out", "  no IPIP"]
+    assert list(problems({})) == []
