@@ -15,6 +15,7 @@ own namespace. A dump that raced with changes is asked again, a bounded number o
 
 from __future__ import annotations
 
+import ctypes
 import errno as errnos
 import os
 import queue
@@ -38,6 +39,7 @@ RTM_NEWADDR, RTM_DELADDR, RTM_GETADDR = 20, 21, 22
 RTM_GETROUTE, RTM_SETNEIGHTBL = 26, 67
 _SOL_NETLINK, _NETLINK_CAP_ACK, _NETLINK_EXT_ACK, _NETLINK_GET_STRICT_CHK = 270, 10, 11, 12
 NETLINK_ROUTE, NETLINK_NETFILTER = 0, 12
+_CLONE_NEWNET = 0x40000000
 _SO_RCVBUFFORCE = 33
 _EVENT_BUFFER = 8 << 20
 _NLMSGERR_ATTR_MSG = 1
@@ -284,19 +286,45 @@ def refusal(what: str, errno: int, explanation: str) -> DataplaneError:
 
 
 def _open(netns: str | None, protocol: int = NETLINK_ROUTE) -> socket.socket:
-    if netns is None:
-        return socket.socket(socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_CLOEXEC, protocol)
-    # The library would make a namespace that is not there.
-    if not os.path.exists(netns if "/" in netns else f"/run/netns/{netns}"):
-        raise DataplaneError(f"network namespace {netns} cannot be entered: it does not exist", errnos.ENOENT)
-    # Imported here: pyroute2 costs 20 MB, which the driver, always in its own namespace, never needs.
-    from pyroute2.netns import create_socket
+    return socket_in(netns, socket.AF_NETLINK, socket.SOCK_RAW, protocol)
 
+
+def socket_in(netns: str | None, family: int, kind: int, protocol: int = 0) -> socket.socket:
+    """A socket in the namespace called `netns` (None: the process's own). Raises DataplaneError, OSError.
+
+    A thread that lives only for this enters the namespace; namespaces belong to threads, so the process stays in its
+    own. (A forked child, the library's way, sometimes crashes where gRPC's threads run.)
+    """
+    if netns is None:
+        return socket.socket(family, kind | socket.SOCK_CLOEXEC, protocol)
+    outcome: list[socket.socket | OSError] = []
+
+    def enter_and_open() -> None:
+        try:
+            _enter(netns)
+            outcome.append(socket.socket(family, kind | socket.SOCK_CLOEXEC, protocol))
+        except OSError as error:
+            outcome.append(error)
+
+    thread = threading.Thread(target=enter_and_open, name="netns", daemon=True)
+    thread.start()
+    thread.join()
+    (opened,) = outcome
+    if isinstance(opened, OSError):
+        raise DataplaneError(f"network namespace {netns} cannot be entered: {opened.strerror}", opened.errno or 0)
+    return opened
+
+
+def _enter(netns: str) -> None:
+    """Move the calling thread."""
+    descriptor = os.open(netns if "/" in netns else f"/run/netns/{netns}", os.O_RDONLY | os.O_CLOEXEC)
     try:
-        opened: socket.socket = create_socket(netns, socket.AF_NETLINK, socket.SOCK_RAW, protocol)
-        return opened
-    except (OSError, TimeoutError) as error:
-        raise DataplaneError(f"network namespace {netns} cannot be entered: {error}") from error
+        libc = ctypes.CDLL(None, use_errno=True)
+        if libc.setns(descriptor, _CLONE_NEWNET):
+            number = ctypes.get_errno()
+            raise OSError(number, os.strerror(number))
+    finally:
+        os.close(descriptor)
 
 
 def _encode(message: Message, sequence: int, flags: int = NLM_F_REQUEST | NLM_F_ACK) -> bytes:

@@ -21,10 +21,9 @@ from pathlib import Path
 from typing import Any, Callable, Iterator, Sequence
 
 import msgspec
-from pyroute2.netns import create_socket
 
 from calico_plugin.dataplane import veth
-from calico_plugin.dataplane.netlink import Netlink
+from calico_plugin.dataplane.netlink import Netlink, socket_in
 from calico_plugin.datastore.kv import KV
 from calico_plugin.datastore.watch import Changes, Listed, Watch
 from calico_plugin.deadline import Deadline
@@ -88,7 +87,7 @@ class Relay:
 
     def __init__(self, netns: str, target: tuple[str, int]) -> None:
         self._target = target
-        self._listener = create_socket(netns, socket.AF_INET, socket.SOCK_STREAM)
+        self._listener = socket_in(netns, socket.AF_INET, socket.SOCK_STREAM)
         self._listener.bind(("127.0.0.1", 0))
         self._listener.listen(64)
         self.url = f"http://127.0.0.1:{self._listener.getsockname()[1]}"
