@@ -12,11 +12,11 @@ VENV := .venv
 BIN := $(VENV)/bin
 PYTEST := $(BIN)/python -m pytest
 READY := $(VENV)/.installed
-SOURCES := calico_plugin tests scripts $(wildcard benchmarks)
+SOURCES := calico_plugin tests scripts plugin $(wildcard benchmarks)
 
 # What the product runs with, then what tests and demo need besides.
-RUNTIME_PACKAGES := python3-venv bird2 s6 libnftables1 nftables iptables iproute2 procps etcd-server
-LAB_PACKAGES := docker.io etcd-client busybox-static tcpdump iperf3 conntrack util-linux iputils-ping
+RUNTIME_PACKAGES := python3-venv $(shell cat plugin/packages.txt)
+LAB_PACKAGES := docker.io etcd-client busybox-static tcpdump iperf3 conntrack util-linux iputils-ping debootstrap docker-registry
 
 .PHONY: help
 help: ## this text
@@ -115,6 +115,18 @@ bench-docker: root setup ## docker run on our network and on Docker's own bridge
 
 bench-net: root setup ## throughput and request rate, against a Docker bridge and a bare veth (root)
 	@$(BIN)/python -m benchmarks.net
+
+# -- shipping ---------------------------------------------------------------------------------------------------------
+IMAGE ?= calico/node:latest
+BASE ?=
+.PHONY: image plugin
+image: ## build the image calico/node with Docker (IMAGE=name, BASE=another Debian 12 to build on)
+	@docker build --network host $(if $(BASE),--build-arg BASE=$(BASE)) -t $(IMAGE) .
+	@docker image inspect -f '{{.RepoTags}} {{.Size}} bytes' $(IMAGE)
+
+plugin: root ## make build/plugin for `docker plugin create`; needs debootstrap, no Docker (root)
+	@scripts/debian-packages debootstrap
+	@$(PYTHON) plugin/build.py
 
 .PHONY: clean
 clean: ## remove what was built here: .venv, caches; a lab's leftovers (when root)

@@ -1,0 +1,124 @@
+"""calico-node as a container: `calicoctl node run --node-image`, on Docker hosts with a cluster store."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from tests.lab import lab as labs
+from tests.lab import leaks, rootfs, state
+from tests.lab.connectivity import start_container
+from tests.lab.diagnostics import bug_lines
+from tests.lab.spec import LabSpec
+from tests.lab.wait import wait_for
+
+pytestmark = pytest.mark.timeout(900)
+CREATE = ("docker", "network", "create", "--driver", "calico", "--ipam-driver", "calico-ipam")
+RUN = ("node", "run", f"--node-image={rootfs.IMAGE}")
+
+
+@pytest.fixture(scope="module")
+def hosts():
+    """Two hosts that have the image; calico-node is started on them as a container."""
+    rootfs.built()
+    own = state.claim_free("pytest-image")
+    lab = labs.up(LabSpec(own.name))
+    try:
+        for host in lab.hosts:
+            rootfs.import_image(lab[host])
+            said = lab.node(host).ctl(*RUN, seconds=120)
+            assert said.rstrip().endswith("Calico node started successfully"), said
+        yield lab
+        assert not bug_lines(lab)
+    finally:
+        state.clear(own.name, keep_logs=False)
+
+
+def inspect(machine, what: str):
+    """A part of what Docker knows of the container."""
+    return json.loads(machine.run("docker", "inspect", "-f", f"{{{{json {what}}}}}", "calico-node").stdout)
+
+
+def test_container_is_as_the_original_s(hosts):
+    """Host network, privileged, restarted always, the original's mounts; its settings in the environment."""
+    host = hosts["host1"]
+    settings = inspect(host, ".HostConfig")
+    assert settings["NetworkMode"] == "host" and settings["Privileged"]
+    assert settings["RestartPolicy"]["Name"] == "always"
+    places = ("/var/log/calico", "/var/run/calico", "/var/lib/calico", "/lib/modules", "/run", "/run/docker/plugins",
+              "/var/run/docker.sock")
+    assert settings["Binds"] == [f"{place}:{place}" for place in places]
+    environment = inspect(host, ".Config.Env")
+    assert f"ETCD_ENDPOINTS={hosts.spec.etcd_url}" in environment
+    # Inside, the process of dockerd cannot be seen: calicoctl has found the cluster store for it.
+    assert "CALICO_LIBNETWORK_SCOPE=global" in environment
+
+
+def test_logs_read_well(hosts):
+    """`docker logs` has the milestones of the start in order, and ends no line in the middle."""
+    lines = hosts["host1"].run("docker", "logs", "calico-node").stdout.splitlines()
+    text = "\n".join(lines)
+    marks = ("Node name host1 determined", "Using autodetected IPv4 address on interface eth0", "calico-driver is up",
+             "Calico node started successfully")
+    places = [text.index(mark) for mark in marks]
+    assert places == sorted(places)
+    assert "Calico node started successfully" in lines
+    assert "level=error" not in text
+
+
+def test_containers_talk_across_hosts(hosts):
+    """The experiment, with calico-node in containers: one network on both hosts, containers reach one another."""
+    hosts["host1"].run(*CREATE, "cal_image")
+    wait_for("the network on host2", lambda: "cal_image" in hosts["host2"].run("docker", "network", "ls").stdout, 10)
+    a = start_container(hosts, "host1", "image-a", "cal_image", "--init")
+    b = start_container(hosts, "host2", "image-b", "cal_image", "--init")
+    wait_for("a ping from host to host", lambda: a.pings(b.address()), 20)
+    status = hosts.node("host1").ctl("node", "status")
+    assert "Established" in status
+
+
+def test_health_check(hosts):
+    """The image's health check passes once the sessions are up."""
+    command = ["docker", "exec", "calico-node", *rootfs.healthcheck()]
+    wait_for("health", lambda: hosts["host1"].run(*command, check=False).returncode == 0, 40, 1)
+
+
+def test_started_again_while_traffic_flows(hosts):
+    """`node run` removes the running container and starts anew; a ping never stops."""
+    machine = hosts["host1"]
+    address = hosts.docker("host2").address("image-b", "cal_image")
+    ping = machine.popen("docker", "exec", "image-a", "ping", "-W1", "-c", "40", address, stdout=-1, text=True)
+    said = hosts.node("host1").ctl(*RUN, seconds=120)
+    assert "Removing the calico-node container" in said
+    out, _ = ping.communicate(timeout=60)
+    assert " 0% packet loss" in out, out
+
+
+def test_host_form_and_stop_know_the_container(hosts):
+    """`node stop` ends the container (never the process that has its number on the host); `node run` does too."""
+    machine = hosts["host2"]
+    said = hosts.node("host2").stop()
+    assert "Stopped and removed the calico-node container" in said
+    assert machine.run("docker", "ps", "-aq", "--filter", "name=calico-node").stdout == ""
+    assert machine.running() and "calico-node" not in machine.shell("ps -eo args | grep -v grep")
+    hosts.node("host2").ctl(*RUN, seconds=120)
+
+
+def test_outcomes_are_told_apart(hosts):
+    """A container that ends at once: exit 1, with the reason it gave."""
+    said = hosts.node("host2").ctl(*RUN, "--ip=nonsense", check=False)
+    assert "IP" in said and "nonsense" in said
+    machine = hosts["host2"]
+    answer = machine.run("calicoctl", *RUN, "--wait=60", check=False, seconds=90, env={"CALICO_CTL_CONTAINER": "1",
+                         "ETCD_ENDPOINTS": "http://172.20.62.127:1", "WAIT_FOR_DATASTORE": "false"})
+    assert answer.returncode == 1 and "172.20.62.127:1" in answer.stdout
+    assert hosts.node("host2").ctl(*RUN, seconds=120).rstrip().endswith("Calico node started successfully")
+
+
+def test_nothing_is_left(hosts):
+    """Containers and network removed, everything of theirs has gone."""
+    for host, name in (("host1", "image-a"), ("host2", "image-b")):
+        hosts[host].run("docker", "rm", "-f", name)
+    wait_for("nothing left", lambda: leaks.none(hosts), 15, 0.3)
+    hosts["host1"].run("docker", "network", "rm", "cal_image")
