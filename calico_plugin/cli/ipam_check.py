@@ -14,6 +14,7 @@ from typing import Any, Iterable, Iterator
 import click
 
 from calico_plugin import __version__
+from calico_plugin.cli import progress
 from calico_plugin.cli.session import Session
 from calico_plugin.errors import InvalidInput
 from calico_plugin.ipam import DirectView
@@ -32,7 +33,8 @@ def run(session: Session, show_all: bool, show_problems: bool, report: str | Non
     """Print the check; the number of problems."""
     click.echo("Checking IPAM for inconsistencies...\n")
     pools = DirectView(session.kv).inputs(session.deadline()).pools
-    found = load(session, pools)
+    with progress.working("Reading all blocks, endpoints and nodes"):
+        found = load(session, pools)
     for line in lines(found, pools, show_all, show_problems or show_all):
         click.echo(line)
     if report:

@@ -9,6 +9,7 @@ from typing import Any, Iterable, Mapping, Sequence
 import msgspec
 
 from calico_plugin import __version__
+from calico_plugin.cli import progress
 from calico_plugin.cli.session import Session
 from calico_plugin.errors import CalicoError, Conflict, InvalidInput
 from calico_plugin.ipam import Release
@@ -43,7 +44,7 @@ def release(session: Session, paths: Sequence[str], force: bool) -> tuple[int, l
     reports = [read(Path(path)) for path in paths]
     _check(session, reports, force)
     done, kept = 0, []
-    for item in leaked_in_all(reports):
+    for item in progress.track(leaked_in_all(reports), "release"):
         try:
             done += len(session.allocator.release([item], session.deadline()).addresses)
         except Conflict as error:

@@ -20,15 +20,10 @@ _SHOWN = 3
 
 
 def pools(context: Context) -> Iterable[Finding]:
-    """There is a pool, and it has addresses left."""
-    if all(pool.spec.disabled for pool in context.pools):
-        meaning = "No container gets an address."
-        summary = f"all {len(context.pools)} pools are disabled" if context.pools else "there is no IP pool"
-        command = "calicoctl get ippool -o wide; calicoctl patch ippool NAME -p '{\"spec\": {\"disabled\": false}}'"
-        if not context.pools:
-            command = "calicoctl create -f - with an IPPool, or start calico-node without NO_DEFAULT_POOLS"
-        yield Finding("pools", Level.FAIL, summary, meaning, command)
-        return
+    """There is an IPv4 pool, and the pools have addresses left."""
+    plain = [pool for pool in context.pools if pool.spec.version == 4]
+    if all(pool.spec.disabled for pool in plain):
+        yield _no_pool(len(plain))
     for use in context.session.allocator.utilisation(context.session.deadline()):
         if use.pool is None or not use.pool.enabled or not use.capacity:
             continue
@@ -41,6 +36,14 @@ def pools(context: Context) -> Iterable[Finding]:
         meaning = "Starts of containers fail, or soon will." if level is Level.WARN else "Starts of containers fail."
         command = "calicoctl ipam check finds leaked addresses; calicoctl create -f - with one more IPPool adds room"
         yield Finding("pools", level, summary, meaning, command)
+
+
+def _no_pool(number: int) -> Finding:
+    summary = f"all {number} IPv4 pools are disabled" if number else "there is no IPv4 pool"
+    command = "calicoctl create -f - with an IPPool, or start calico-node without NO_DEFAULT_POOLS"
+    if number:
+        command = "calicoctl get ippool -o wide; calicoctl patch ippool NAME -p '{\"spec\": {\"disabled\": false}}'"
+    return Finding("pools", Level.FAIL, summary, "No container gets an address.", command)
 
 
 def pool_routes(context: Context) -> Iterable[Finding]:
