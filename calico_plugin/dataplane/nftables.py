@@ -8,7 +8,7 @@
 
 Use from one thread::
 
-    table = Table()                      # opens libnftables in the calling thread's network namespace
+    table = Table()                      # opens its sockets in the calling thread's network namespace
     table.bootstrap(empty_ruleset)       # only if there is no table yet: everything on cali* is dropped
     report = table.apply(ruleset)        # falsy when nothing had to be written
     drifted = table.audit()              # names of objects that others changed; repaired

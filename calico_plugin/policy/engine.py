@@ -145,7 +145,8 @@ class PolicyEngine:
         host = None
         if isinstance(new, HostEndpoint):
             try:
-                host = reading.read_host_endpoint(key, new)
+                host, why = reading.read_host_endpoint(key, new)
+                self._problem(key, why)
             except InvalidInput as error:
                 self._problem(key, str(error))
         self._hosts.place(key, host if host is not None and host.node == self.node_name else None)

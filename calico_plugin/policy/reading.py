@@ -1,6 +1,7 @@
 """Stored resources -> what the engine works with; what cannot be understood becomes a stand-in that opens nothing.
 
 * a workload endpoint: absent, so its interface is unknown and carries nothing;
+* a host endpoint: governs its interface without what is not understood; absent only if that is the interface;
 * a network set: its valid members only;
 * a profile: denies everything, like a missing one; one bad rule: see `rules.understand`;
 * a policy whose selector is not understood: selects everything in its scope and denies;
@@ -202,17 +203,25 @@ class Host:
     expected: frozenset[str]
 
 
-def read_host_endpoint(key: ResourceKey, resource: HostEndpoint) -> Host:
-    """Raises InvalidInput: the endpoint then counts as absent (V29, V34)."""
+def read_host_endpoint(key: ResourceKey, resource: HostEndpoint) -> tuple[Host, str]:
+    """Raises InvalidInput when it cannot be told what it governs (V29). Addresses and ports that are not understood are
+    left out, with the reason: without the endpoint its interface would be open.
+    """
     spec = resource.spec
     if not spec.interface_name and not spec.expected_ips:
         raise InvalidInput("spec.interfaceName", "", "give interfaceName or expectedIPs")
     if spec.interface_name not in ("", "*") and not _INTERFACE.fullmatch(spec.interface_name):
         raise InvalidInput("spec.interfaceName", spec.interface_name, "use at most 15 characters A-Z a-z 0-9 _ . : -")
     labels = {name: value for name, value in resource.labels.items() if name != names.LABEL_NAMESPACE}
-    brings = _brings(spec.expected_ips, _ports(spec.ports), "spec.expectedIPs")
+    why = ""
+    try:
+        brings = _brings(spec.expected_ips, _ports(spec.ports), "spec.expectedIPs")
+    except InvalidInput as error:
+        if not spec.interface_name:
+            raise
+        brings, why = contribution(()), str(error)
     expected = frozenset(text for texts in brings.members.values() for text in texts)
-    return Host(key, spec.node, spec.interface_name, Item(labels, spec.profiles, brings), expected)
+    return Host(key, spec.node, spec.interface_name, Item(labels, spec.profiles, brings), expected), why
 
 
 def read_network_set(key: ResourceKey, resource: GlobalNetworkSet | NetworkSet) -> tuple[Item, str]:

@@ -184,6 +184,16 @@ def test_stored_value_that_does_not_parse_opens_nothing(kind: str) -> None:
     assert engine.problems() == {key: "no JSON"}
 
 
+def test_host_endpoint_with_a_wrong_port_still_closes_its_interface() -> None:
+    """Counting it as absent would open the host."""
+    host = {"kind": "HostEndpoint", "metadata": {"name": "h"}, "spec": {
+        "node": NODE, "interfaceName": "eth0", "ports": [{"name": "x", "protocol": 6, "port": 80}]}}
+    engine = filled(host)
+    walk = explain.to_host(engine.compile(), "eth0", Flow("203.0.113.7", "192.0.2.1", 6, 40000, 8055))
+    assert walk is not None and walk.verdict is Verdict.DROP
+    assert "spec.ports[0].protocol" in engine.problems()[typed(host)[0]]
+
+
 def test_set_that_two_objects_fill_keeps_the_address_until_both_are_gone() -> None:
     """Equal members are counted."""
     copy = {"kind": "GlobalNetworkSet", "metadata": {"name": "copy", "labels": {"app": "api"}},
