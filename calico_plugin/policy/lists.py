@@ -1,6 +1,6 @@
 """Which chains are in use: endpoints hold lists, lists hold tiers and profiles, tiers hold policies; all counted.
 
-A *user* is (direction, policy key or profile name): whatever has rules of its own, and therefore sets.
+A *user* is (direction, policy key, profile name or block): whatever has a chain of its own, and therefore sets.
 """
 
 from __future__ import annotations
