@@ -72,6 +72,9 @@ def parse(pool_id: str, known: Sequence[IPPool]) -> Pool:
 def grant(call: RequestPool, known: Sequence[IPPool]) -> Granted:
     """The pool for a new network. Raises InvalidInput, naming the CIDR and the pools that there are."""
     pools = [pool for pool in known if pool.spec.version == call.version and pool.spec.cidr]
+    for name in call.pool_names:
+        if name not in [pool.name for pool in known]:
+            raise InvalidInput("--ipam-opt pool", name, f"no IP pool has this name; {_list(known)}")
     if call.pool is None:
         return _automatic(call, pools)
     holder = _holder(call, call.pool, pools)
@@ -96,12 +99,9 @@ def _automatic(call: RequestPool, pools: Sequence[IPPool]) -> Granted:
     0.0.0.0/0 is exempt from that check in every release. ::/0 is not, where the host has an IPv6 name server, hence
     the real pool.
     """
-    if call.pool_name:
-        chosen = [pool for pool in pools if pool.name == call.pool_name]
-        if not chosen:
-            raise InvalidInput(
-                "--ipam-opt pool", call.pool_name, f"no IPv{call.version} pool has this name; {_list(pools)}"
-            )
+    # Names of the other family only say nothing about this one.
+    chosen = [pool for pool in pools if pool.name in call.pool_names]
+    if chosen:
         granted = Pool(call.version, ip_network(chosen[0].spec.cidr, strict=False)).id
     else:
         chosen, granted = [pool for pool in pools if not pool.spec.disabled], ANY[call.version]
@@ -126,8 +126,9 @@ def _holder(call: RequestPool, wanted: IPNetwork, pools: Sequence[IPPool]) -> IP
                 f", but it lies in {around[0].name}: to use a part of a pool add --ipam-opt {IPAM_OPTION_INSIDE}=true"
             )
         raise InvalidInput("--subnet", str(wanted), f"{hint}; {_list(pools)}")
-    if call.pool_name and call.pool_name not in [pool.name for pool in found]:
-        raise InvalidInput("--ipam-opt pool", call.pool_name, f"not the pool of --subnet {wanted}; {_list(pools)}")
+    named = [pool for pool in pools if pool.name in call.pool_names]
+    if named and not [pool for pool in found if pool in named]:
+        raise InvalidInput("--ipam-opt pool", named[0].name, f"not the pool of --subnet {wanted}; {_list(pools)}")
     if found[0].spec.disabled:
         raise InvalidInput(
             "--subnet", str(wanted), f"its IP pool {found[0].name} is disabled; enable it or use another one"

@@ -143,13 +143,13 @@ class CreateEndpoint:
 
 @dataclass(frozen=True, slots=True)
 class RequestPool:
-    """`pool` and `range` None when the user named none."""
+    """`pool` and `range` None when the user named none; `pool_names` are of either family."""
 
     space: str
     pool: IPNetwork | None
     range: IPNetwork | None
     version: int
-    pool_name: str
+    pool_names: tuple[str, ...]
     inside: bool
 
 
@@ -266,7 +266,7 @@ def request_pool(body: bytes) -> RequestPool:
         pool=pool,
         range=inside,
         version=pool.version if pool is not None else 6 if raw.v6 else 4,
-        pool_name=str(options.get(IPAM_OPTION_POOL) or ""),
+        pool_names=tuple(name for name in str(options.get(IPAM_OPTION_POOL) or "").split(",") if name),
         inside=_truth(f"--ipam-opt {IPAM_OPTION_INSIDE}", options.get(IPAM_OPTION_INSIDE, False)),
     )
 

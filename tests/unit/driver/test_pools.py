@@ -103,5 +103,9 @@ def test_a_pool_by_name() -> None:
     assert (granted.id, granted.pool) == ("calico:10.9.0.0/16", "0.0.0.0/0")
     with pytest.raises(InvalidInput, match="small.*big"):
         pools.grant(ask(Options={"pool": "small"}), POOLS)
+    both = {"pool": "big,six"}
+    assert pools.grant(ask(Options=both), POOLS).id == "calico:10.9.0.0/16"
+    assert pools.grant(ask(Options=both, V6=True), POOLS).id == "calico:fd00:9::/64"
+    assert pools.grant(ask(Options={"pool": "big"}, V6=True), POOLS).id == "CalicoPoolIPv6"
     with pytest.raises(InvalidInput, match="off"):
         pools.grant(ask(Pool="10.9.0.0/16", Options={"pool": "off"}), POOLS)
