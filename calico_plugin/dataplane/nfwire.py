@@ -62,11 +62,12 @@ class Link:
 
     def run(self, messages: Iterable[Message]) -> None:
         """One transaction. Raises DataplaneError with the kernel's errno; then nothing was done."""
+        first = self._sequence + 1
         batch, last = self._batch(list(messages))
         try:
             self._socket.setsockopt(socket.SOL_SOCKET, _SO_SNDBUFFORCE, max(_BUFFER, 2 * len(batch)))
             self._socket.send(batch)
-            self._await(last)
+            self._await(first, last)
         except OSError as error:
             raise DataplaneError(f"nftables: {error}", error.errno or 0) from error
 
@@ -75,7 +76,7 @@ class Link:
         body = struct.pack("!BBH", INET, 0, 0) + string(_TABLE_NAME, name)
         try:
             self._socket.send(self._message(_SUBSYSTEM << 8 | _GET_TABLE, _REQUEST | _ACK, body))
-            self._await(self._sequence)
+            self._await(self._sequence, self._sequence)
         except OSError as error:
             if error.errno == errno.ENOENT:
                 return False
@@ -101,15 +102,16 @@ class Link:
         self._sequence = (self._sequence + 1) & 0xFFFFFFFF
         return struct.pack("=IHHII", 16 + len(body), kind, flags, self._sequence, 0) + body
 
-    def _await(self, last: int) -> None:
+    def _await(self, first: int, last: int) -> None:
         """Read answers until the last message's; the first error is what went wrong.
 
-        A batch that cannot even be taken apart is answered at its first message alone.
+        A batch that is not even looked at (no permission) is answered at its first message alone.
         """
         failed = 0
-        first = self._sequence
         while True:
             for answered, code in _answers(self._socket.recv(1 << 16)):
+                if not first <= answered <= last:
+                    continue  # the late answer of a transaction that was given up
                 failed = failed or code
                 if answered == last or (code and answered == first):
                     if failed:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import errno
 import random
 import subprocess
+import sys
 import uuid
 from dataclasses import replace
 from typing import Any, Iterator, Mapping
@@ -236,6 +238,18 @@ def test_elements_over_netlink_are_what_nft_reads(table: Table) -> None:
         ruleset = Ruleset(random_members(rng), chains, {"m": VerdictMap("m", elements)})
         assert table.apply(ruleset).attempts == 1
         assert table.audit() == (), f"round {number}"
+
+
+def test_without_permission_the_answer_is_an_error_at_once() -> None:
+    """And not the end of a time-out."""
+    program = (
+        "from calico_plugin.dataplane.nfwire import Link\n"
+        "try: Link().run([(0, 0x400, b'')])\n"
+        "except Exception as error: print(type(error).__name__, error.errno)"
+    )
+    command = ["setpriv", "--bounding-set=-all", "--inh-caps=-all", sys.executable, "-c", program]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=20)
+    assert done.stdout == f"DataplaneError {errno.EPERM}\n", done.stderr
 
 
 def test_closed_session_answers_with_an_error(namespace: str) -> None:
