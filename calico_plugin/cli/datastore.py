@@ -68,6 +68,8 @@ def _family(key: str) -> str:
         (keys.IPAM, "IPAM configuration"),
         (keys.FELIX, "status"),
         (keys.NETWORKS, "Docker networks"),
+        (keys.SHARED_NETWORKS, "shared Docker networks"),
+        (keys.SHARED_MEMBERS, "shared Docker networks"),
     ):
         if key.startswith(prefix):
             return name

@@ -52,6 +52,21 @@ COMMANDS: dict[str, Lazy] = {
 }
 
 
+# Commands of Calico 0.x to 2.x that tutorials still name -> what does the same now.
+HISTORIC: dict[str, str] = {
+    "config": "use `calicoctl patch` of bgpconfiguration default or felixconfiguration default",
+    "pool": "use `calicoctl get ippool`, and `calicoctl create -f FILE` with an IPPool",
+    "profile": "use `calicoctl get profile`, and `calicoctl apply -f FILE` with a Profile",
+    "bgp": "use `calicoctl get bgppeer` and `calicoctl get bgpconfiguration`, and `calicoctl apply -f FILE`",
+    "endpoint": "use `calicoctl get workloadendpoint -A`",
+    "container": "use `docker network connect NETWORK CONTAINER`",
+    "checksystem": "use `calicoctl node checksystem`",
+    "diags": "use `calicoctl node diags`",
+    "status": "use `calicoctl node status`",
+    "reset": "use `calicoctl node reset`",
+}
+
+
 class LazyGroup(click.Group):
     """Imports a command only when it is called, so that `--help` and short commands start fast."""
 
@@ -73,6 +88,8 @@ class LazyGroup(click.Group):
         if args and args[0] not in COMMANDS:
             from calico_plugin.model.problem import did_you_mean
 
+            if args[0] in HISTORIC:
+                raise click.UsageError(f"{args[0]!r} was a command of older releases: {HISTORIC[args[0]]}", ctx)
             raise click.UsageError(f"Unknown command: {args[0]!r}{did_you_mean(args[0], COMMANDS)}", ctx)
         return super().resolve_command(ctx, args)
 

@@ -26,7 +26,7 @@ _SIBLINGS = {
 def name(session: Session, resource: Resource) -> str:
     """`did you mean X?` for the object that has the name elsewhere, or one with a name like it; else nothing."""
     try:
-        return _of_kind(session, resource) or _sibling(session, resource)
+        return _by_address(session, resource) or _of_kind(session, resource) or _sibling(session, resource)
     except CalicoError:
         return ""
 
@@ -35,6 +35,22 @@ def names(session: Session, kind: str, seconds: float = _SECONDS) -> list[keys.R
     """All objects of a kind, by their keys. Raises DatastoreError."""
     found = session.kv.list(keys.kind_prefix(kind), Deadline(seconds), keys_only=True).items
     return [key for item in found if (key := keys.parse_resource(item.key))]
+
+
+def _by_address(session: Session, resource: Resource) -> str:
+    """Calico 2.x called pools by their CIDR and peers by their address."""
+    from calico_plugin.model.resources import BGPPeer, IPPool
+
+    store, deadline = session.store, Deadline(_SECONDS)
+    if resource.kind == "IPPool" and "/" in resource.name:
+        pools = store.resources(IPPool).list(deadline).items
+        found = [one.value.name for one in pools if one.value.spec.cidr == resource.name]
+    elif resource.kind == "BGPPeer" and resource.name.replace(".", "").replace(":", "").isalnum():
+        peers = store.resources(BGPPeer).list(deadline).items
+        found = [one.value.name for one in peers if one.value.spec.peer_ip == resource.name]
+    else:
+        found = []
+    return f"its name is {found[0]}" if found else ""
 
 
 def _of_kind(session: Session, resource: Resource) -> str:

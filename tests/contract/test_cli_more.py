@@ -106,6 +106,7 @@ def test_diff(cli: Cli, kv: EtcdKV) -> None:
         ("label ippool web-ned a=b", "did you mean web-net?"),
         ("get policy web", "did you mean globalnetworkpolicy web?"),
         ("get np inner", "add -n prod"),
+        ("get pool 10.50.0.0/16", "its name is web-net"),
         ("delete gnp wep", "did you mean web?"),
     ],
 )

@@ -49,6 +49,10 @@ class Context:
         self.session, self.environ = session, environ
         self.now = time.time()
 
+    @property
+    def is_root(self) -> bool:
+        return os.geteuid() == 0
+
     # -- settings and processes ---------------------------------------------------------------------------------------
     @cached_property
     def settings(self) -> Settings:

@@ -16,6 +16,15 @@ FULL = 0.05
 _VXLAN_LINK = "vxlan.calico"
 
 
+def rights(context: Context) -> Iterable[Finding]:
+    """Whether everything can be seen."""
+    if context.is_root:
+        yield Finding("rights", Level.OK, "root sees everything")
+    else:
+        meaning = "Firewall, policy, Docker and the sockets of calico-node's parts are not looked at."
+        yield Finding("rights", Level.WARN, "you are not root", meaning, "sudo -E calicoctl doctor")
+
+
 def forwarding(context: Context) -> Iterable[Finding]:
     """The kernel is a router, for each family that containers have."""
     wanted = {"net/ipv4/ip_forward": "IPv4"}

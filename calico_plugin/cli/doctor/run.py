@@ -23,16 +23,18 @@ from calico_plugin.observe import log
 @dataclass(frozen=True, slots=True)
 class Check:
     """`name` is what `--only` takes; with `needs_etcd` it is left out while etcd cannot be read, a part while
-    calico-node does not run.
+    calico-node does not run, and with `needs_root` for who is not root and would see less than there is.
     """
 
     name: str
     run: Callable[[Context], Iterable[Finding]]
     needs_etcd: bool = False
     is_part: bool = False
+    needs_root: bool = False
 
 
 CHECKS: Sequence[Check] = (
+    Check("rights", host_checks.rights),
     Check("settings", cluster_checks.settings),
     Check("connection", cluster_checks.connection),
     Check("etcd", cluster_checks.etcd),
@@ -41,34 +43,32 @@ CHECKS: Sequence[Check] = (
     Check("values", cluster_checks.values, needs_etcd=True),
     Check("node", host_checks.identity, needs_etcd=True),
     Check("calico-node", service_checks.calico_node),
-    Check("driver", service_checks.driver, is_part=True),
+    Check("driver", service_checks.driver, is_part=True, needs_root=True),
     Check("agent", service_checks.agent, is_part=True),
-    Check("policy", service_checks.policy_table, is_part=True),
-    Check("bird", service_checks.bird, is_part=True),
-    Check("bgp", service_checks.sessions, is_part=True),
+    Check("policy", service_checks.policy_table, is_part=True, needs_root=True),
+    Check("bird", service_checks.bird, is_part=True, needs_root=True),
+    Check("bgp", service_checks.sessions, is_part=True, needs_root=True),
     Check("nodes", cluster_checks.stale_nodes, needs_etcd=True),
     Check("forwarding", host_checks.forwarding),
     Check("rp_filter", host_checks.rp_filter),
-    Check("firewall", host_checks.forward_policy),
+    Check("firewall", host_checks.forward_policy, needs_root=True),
     Check("mtu", host_checks.mtu, needs_etcd=True),
     Check("room", host_checks.tables),
     Check("pools", address_checks.pools, needs_etcd=True),
     Check("pool routes", address_checks.pool_routes, needs_etcd=True),
     Check("addresses", address_checks.leaks, needs_etcd=True),
     Check("endpoints", address_checks.workloads, needs_etcd=True),
-    Check("docker", docker_checks.docker),
-    Check("networks", docker_checks.networks),
+    Check("docker", docker_checks.docker, needs_root=True),
+    Check("networks", docker_checks.networks, needs_root=True),
 )
 
 
 def run(context: Context, checks: Iterable[Check] = CHECKS) -> Iterator[Finding]:
     """All findings, check by check. A check that fails itself is a finding too, and stops no other."""
     for check in checks:
-        if check.needs_etcd and context.etcd_fault:
-            yield Finding(check.name, Level.SKIP, "etcd cannot be read")
-            continue
-        if check.is_part and context.nothing_runs:
-            yield Finding(check.name, Level.SKIP, "calico-node does not run")
+        reason = _in_vain(check, context)
+        if reason:
+            yield Finding(check.name, Level.SKIP, reason)
             continue
         try:
             yield from list(check.run(context))
@@ -78,3 +78,12 @@ def run(context: Context, checks: Iterable[Check] = CHECKS) -> Iterator[Finding]
             log.bug(structlog.get_logger(), "a check failed", check=check.name)
             summary = f"cannot be looked at: {type(error).__name__}: {error} (a bug of calicoctl doctor)"
             yield Finding(check.name, Level.WARN, summary)
+
+
+def _in_vain(check: Check, context: Context) -> str:
+    """Why a check cannot say anything now; nothing when it can."""
+    if check.needs_root and not context.is_root:
+        return "needs root"
+    if check.is_part and context.nothing_runs:
+        return "calico-node does not run"
+    return "etcd cannot be read" if check.needs_etcd and context.etcd_fault else ""

@@ -29,6 +29,7 @@ def test_help_names_every_command(capsys: pytest.CaptureFixture[str]) -> None:
     [
         (["gett", "ippool"], "did you mean get?"),
         (["get", "ippool", "--nope"], "--nope"),
+        (["pool", "add", "192.168.0.0/16"], "calicoctl get ippool"),
         (["get"], "give a kind"),
         (["apply"], "-f FILE"),
         (["get", "ipool"], "did you mean"),
