@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 
 import pytest
 
@@ -15,6 +16,8 @@ from tests.lab.wait import wait_for
 
 pytestmark = pytest.mark.timeout(900)
 CREATE = ("docker", "network", "create", "--driver", "calico", "--ipam-driver", "calico-ipam")
+# A privileged container wants every capability, and the machine that runs the lab may lack one.
+PRIVILEGED = (f"--add-runtime=lab={Path(__file__).with_name('runc.py')}", "--default-runtime=lab")
 RUN = ("node", "run", f"--node-image={rootfs.IMAGE}")
 
 
@@ -23,7 +26,7 @@ def hosts():
     """Two hosts that have the image; calico-node is started on them as a container."""
     rootfs.built()
     own = state.claim_free("pytest-image")
-    lab = labs.up(LabSpec(own.name))
+    lab = labs.up(LabSpec(own.name, docker_options=PRIVILEGED))
     try:
         for host in lab.hosts:
             rootfs.import_image(lab[host])
@@ -81,7 +84,13 @@ def test_containers_talk_across_hosts(hosts):
 def test_health_check(hosts):
     """The image's health check passes once the sessions are up."""
     command = ["docker", "exec", "calico-node", *rootfs.healthcheck()]
-    wait_for("health", lambda: hosts["host1"].run(*command, check=False).returncode == 0, 40, 1)
+
+    def ready() -> bool:
+        answer = hosts["host1"].run(*command, check=False)
+        assert answer.returncode == 0, answer.stdout
+        return answer.stdout == "ready\n"
+
+    wait_for("health", ready, 40, 1)
 
 
 def test_started_again_while_traffic_flows(hosts):
