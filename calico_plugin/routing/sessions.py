@@ -272,7 +272,9 @@ class _Planner:
                         yield self._with_options(session, spec)
         elif spec.peer_ip:
             yield self._with_options(self._to_address(kind, spec), spec)
-        elif not spec.local_workload_selector:
+        elif spec.local_workload_selector:
+            raise ValueError("localWorkloadSelector: sessions with containers of this host are not offered here")
+        else:
             raise ValueError("has neither peerIP nor peerSelector")
 
     def _mirrors(self, peer: BGPPeer) -> Iterator[Session]:
