@@ -117,5 +117,13 @@ class DockerError(CalicoError):
     """Docker's API does not answer or refuses."""
 
 
+class DockerBusy(DockerError):
+    """Docker does not remove what is in use."""
+
+
+class DockerTaken(DockerError):
+    """Docker has something of that name."""
+
+
 class DeadlineExceeded(CalicoError):
     """The whole operation's time is over."""

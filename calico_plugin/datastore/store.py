@@ -19,7 +19,7 @@ from calico_plugin.deadline import Deadline
 from calico_plugin.errors import AlreadyExists, Conflict, CorruptValue, InvalidInput, NotFound
 from calico_plugin.model import codec, keys
 from calico_plugin.model.codec import Invalid, Stored
-from calico_plugin.model.docker import NetworkRecord
+from calico_plugin.model.docker import NetworkRecord, SharedMember, SharedNetwork
 from calico_plugin.model.ipam import Affinity, Block, Handle, IPAMConfig
 from calico_plugin.model.resources.meta import Resource
 
@@ -60,6 +60,16 @@ class Store:
         self.kv = kv
         self._now, self._new_uid = now, new_uid
         self.networks = Family(kv, NetworkRecord, keys.NETWORKS, keys.network, "network")
+        self.shared_networks = Family(
+            kv, SharedNetwork, keys.SHARED_NETWORKS, keys.shared_network, "shared network"
+        )
+        self.shared_members = Family(
+            kv,
+            SharedMember,
+            keys.SHARED_MEMBERS,
+            lambda name: keys.shared_member(*name.split(" ", 1)),
+            "shared network's member",
+        )
         self.blocks = Family(kv, Block, keys.BLOCKS, keys.block, "IPAM block")
         self.handles = Family(kv, Handle, keys.HANDLES, keys.handle, "IPAM handle")
         self.affinities = Family(
@@ -82,14 +92,16 @@ class Store:
 class Family(Generic[T]):
     """Verbs for values that are not v3 resources.
 
-    `key_of` makes the key of a name: a network's id, a block's CIDR, `<host> <CIDR>` for an affinity.
+    `key_of` makes the key of a name: a network's id, a block's CIDR, `<host> <CIDR>` for an affinity, `<node> <name>`
+    for a member of a shared network.
     """
 
     def __init__(self, kv: KV, kind: Type[T], prefix: str, key_of: Callable[[str], str], noun: str) -> None:
         self._kv, self._kind, self._prefix, self._key_of, self._noun = kv, kind, prefix, key_of, noun
 
-    def list(self, deadline: Deadline) -> Values[T]:
-        return _list(self._kv, self._kind, self._prefix, deadline)
+    def list(self, deadline: Deadline, prefix: str = "") -> Values[T]:
+        """All, or those whose key begins with `prefix`."""
+        return _list(self._kv, self._kind, prefix or self._prefix, deadline)
 
     def get(self, name: str, deadline: Deadline) -> Stored[T]:
         """Raises NotFound, CorruptValue."""

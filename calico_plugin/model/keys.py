@@ -20,6 +20,8 @@ VIRTUAL_AFFINITIES = "/calico/ipam/v2/virtual/"
 HANDLES = "/calico/ipam/v2/handle/"
 FELIX = "/calico/felix/"
 NETWORKS = "/calico/docker/v1/network/"
+SHARED_NETWORKS = "/calico/docker/v1/shared-network/"
+SHARED_MEMBERS = "/calico/docker/v1/shared-member/"
 
 # Kinds that have keys, but no type here: the original keeps them, or an earlier release did. Plural -> (kind,
 # namespaced).
@@ -209,6 +211,20 @@ def _cidr(text: str) -> str | None:
 
 def network(network_id: str) -> str:
     return NETWORKS + network_id
+
+
+def shared_network(name: str) -> str:
+    """By Docker's name of the network, which may hold any character."""
+    return SHARED_NETWORKS + escape(name)
+
+
+def shared_members(node: str) -> str:
+    """Prefix of all that is one node's."""
+    return f"{SHARED_MEMBERS}{node}/"
+
+
+def shared_member(node: str, name: str) -> str:
+    return shared_members(node) + escape(name)
 
 
 def escape(part: str) -> str:
