@@ -82,7 +82,7 @@ def post(
 
 class Relay:
     """Accepts inside a namespace, connects outside of it. `cut` refuses and breaks connections: etcd looks dead from
-    inside.
+    inside. `stall` keeps them and passes nothing on: etcd hangs.
     """
 
     def __init__(self, netns: str, target: tuple[str, int]) -> None:
@@ -93,6 +93,8 @@ class Relay:
         self.url = f"http://127.0.0.1:{self._listener.getsockname()[1]}"
         self._open: set[socket.socket] = set()
         self._is_cut = False
+        self._flows = threading.Event()
+        self._flows.set()
         threading.Thread(target=self._accept, daemon=True).start()
 
     def cut(self) -> None:
@@ -101,8 +103,12 @@ class Relay:
             with suppress(OSError):
                 one.shutdown(socket.SHUT_RDWR)
 
+    def stall(self) -> None:
+        self._flows.clear()
+
     def mend(self) -> None:
         self._is_cut = False
+        self._flows.set()
 
     def close(self) -> None:
         self.cut()
@@ -124,6 +130,7 @@ class Relay:
     def _pump(self, source: socket.socket, sink: socket.socket) -> None:
         with suppress(OSError):
             while data := source.recv(1 << 16):
+                self._flows.wait()
                 sink.sendall(data)
         for one in (source, sink):
             with suppress(OSError):

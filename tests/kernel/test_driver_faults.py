@@ -7,6 +7,7 @@ import signal
 import socket
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, Iterator
 
@@ -78,6 +79,42 @@ def test_etcd_goes_away_and_comes_back(lab: Lab) -> None:
     lab.nothing_left()
 
 
+def test_etcd_that_hangs(lab: Lab) -> None:
+    """Connections stand and nothing comes back: no call waits longer than it may, and nothing is lost."""
+    pool = lab.network(NET)
+    joined = lab.start(NET, pool, endpoint(1))
+    spare = lab.driver.ok("IpamDriver.RequestAddress", PoolID=pool, Address="")["Address"]
+    lab.relay.stall()
+    failed: list[BaseException] = []
+
+    def call(method: str, members: dict[str, Any]) -> None:
+        try:
+            in_time(lab, method, **members)
+        except BaseException as error:
+            failed.append(error)
+
+    calls: list[tuple[str, dict[str, Any]]] = [
+        ("IpamDriver.RequestAddress", {"PoolID": pool, "Address": ""}),
+        ("IpamDriver.RequestAddress", {"PoolID": pool, "Address": "10.77.200.1"}),
+        ("NetworkDriver.CreateEndpoint", create_endpoint(NET, endpoint(2), spare)),
+        ("NetworkDriver.DeleteEndpoint", {"NetworkID": NET, "EndpointID": endpoint(1)}),
+        ("NetworkDriver.DeleteNetwork", {"NetworkID": "b" * 64}),
+        ("NetworkDriver.CreateNetwork", create_network("b" * 64)),
+    ]
+    callers = [threading.Thread(target=call, args=one) for one in calls]
+    for caller in callers:
+        caller.start()
+    for caller in callers:
+        caller.join()
+    assert failed == []
+    lab.driver.ok("NetworkDriver.GetCapabilities")
+    lab.relay.mend()
+    wait_until(lambda: not lab.endpoints(), "what failed is undone, what was deleted is gone", 25)
+    for address in (joined["address"], spare.split("/")[0]):
+        lab.driver.ok("IpamDriver.ReleaseAddress", PoolID=pool, Address=address)
+    wait_until(lambda: not lab.links(), "links are gone")
+
+
 def test_deletes_outlive_the_driver(lab: Lab) -> None:
     """etcd away, Docker deletes, the driver is killed: its successor finishes."""
     pool = lab.network(NET)
@@ -102,8 +139,12 @@ def test_a_start_without_etcd(lab: Lab) -> None:
     started = time.monotonic()
     lab.driver.ok("NetworkDriver.GetCapabilities")
     assert time.monotonic() - started < 0.5
-    in_time(lab, "IpamDriver.RequestPool", AddressSpace="L", Pool="", Options={}, V6=False)
-    in_time(lab, "NetworkDriver.CreateEndpoint", **create_endpoint(NET, endpoint(2), "10.77.0.1/32"))
+    both = [
+        ("IpamDriver.RequestPool", {"AddressSpace": "L", "Pool": "", "Options": {}, "V6": False}),
+        ("NetworkDriver.CreateEndpoint", create_endpoint(NET, endpoint(2), "10.77.0.1/32")),
+    ]
+    with ThreadPoolExecutor() as callers:
+        list(callers.map(lambda one: in_time(lab, one[0], **one[1]), both))
     lab.relay.mend()
     wait_until(
         lambda: lab.driver.call("IpamDriver.RequestPool", AddressSpace="L", Pool="", Options={}, V6=False)[0] == 200,
