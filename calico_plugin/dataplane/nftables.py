@@ -16,6 +16,7 @@ Use from one thread::
 
 from __future__ import annotations
 
+import struct
 from dataclasses import dataclass, replace
 
 from calico_plugin.dataplane.libnftables import Runner, Session
@@ -23,7 +24,7 @@ from calico_plugin.dataplane.nfencode import Encoder
 from calico_plugin.dataplane.nfread import counted, parse
 from calico_plugin.dataplane.nfsteps import Script, State, difference
 from calico_plugin.dataplane.nftscript import TABLE, render, script_text
-from calico_plugin.dataplane.nfwire import Link
+from calico_plugin.dataplane.nfwire import Link, Message
 from calico_plugin.errors import DataplaneError
 from calico_plugin.model.desired import Chain, Rule, Ruleset, Verdict
 from calico_plugin.model.names import NFT_TABLE
@@ -60,6 +61,7 @@ class Table:
         self._link = link or Link()
         self._state: State | None = None
         self._desired = Ruleset()
+        self._closed: dict[str, tuple[Chain, str]] = {}
 
     def exists(self) -> bool:
         """Whether the kernel has our table. Raises DataplaneError."""
@@ -95,14 +97,21 @@ class Table:
         if self._state is None:
             self._state = self.read()
         self._desired = ruleset
+        usable = self._without_closed(ruleset)
         try:
-            return self._write(difference(self._state, ruleset), ruleset, 1)
+            done = self._write(difference(self._state, usable), usable, 1)
         except DataplaneError:
-            return self._retry(ruleset)
+            self._closed = {}
+            done = self._retry(ruleset)
+        return replace(done, refused=tuple((name, why) for name, (_, why) in sorted(self._closed.items())))
 
     def audit(self) -> tuple[str, ...]:
-        """Compare the kernel with what was applied last, repair, and name what differed. Raises DataplaneError."""
+        """Compare the kernel with what was applied last, repair, and name what differed. Raises DataplaneError.
+
+        Chains that the kernel refused are tried again.
+        """
         self._state = self.read()
+        self._closed = {}
         return self.apply(self._desired).names
 
     def close(self) -> None:
@@ -123,37 +132,62 @@ class Table:
 
     def _write_closed(self, ruleset: Ruleset, error: DataplaneError) -> Applied:
         """A chain that the kernel refuses must not keep the others out: it drops, and is named."""
-        refused = self._refused(ruleset)
-        stand_ins = [_stand_in(ruleset.chains[name]) for name in refused]
-        if not refused or None in stand_ins:
+        refused = self._refused(ruleset, list(ruleset.chains))
+        if not refused or any(_stand_in(ruleset.chains[name]) is None for name in refused):
             self._state = None
             raise error
-        usable = replace(ruleset, chains={**ruleset.chains, **{chain.name: chain for chain in stand_ins if chain}})
-        done = self._write(difference(State(), usable, whole=True), usable, 4)
-        return replace(done, refused=tuple(refused.items()))
+        self._closed = {name: (ruleset.chains[name], why) for name, why in refused.items()}
+        usable = self._without_closed(ruleset)
+        return self._write(difference(State(), usable, whole=True), usable, 4)
 
-    def _refused(self, ruleset: Ruleset) -> dict[str, str]:
-        """Each chain alone against the kernel, without touching anything."""
-        found = {}
-        bare = {name: Chain(name) for name in ruleset.chains}
-        for name, chain in ruleset.chains.items():
-            alone = replace(ruleset, chains={**bare, name: chain}, maps={
-                key: replace(item, elements={}) for key, item in ruleset.maps.items()})
-            try:
-                self._session.check(script_text(difference(State(), alone, whole=True)))
-            except DataplaneError as error:
-                found[name] = str(error)
-        return found
+    def _without_closed(self, ruleset: Ruleset) -> Ruleset:
+        """With stand-ins for chains that are still as the kernel refused them; the others get another chance."""
+        self._closed = {
+            name: (chain, why) for name, (chain, why) in self._closed.items() if ruleset.chains.get(name) == chain}
+        stand_ins = (_stand_in(chain) for chain, _ in self._closed.values())
+        closed = {chain.name: chain for chain in stand_ins if chain is not None}
+        return replace(ruleset, chains={**ruleset.chains, **closed}) if closed else ruleset
+
+    def _refused(self, ruleset: Ruleset, names: list[str]) -> dict[str, str]:
+        """Which of these chains the kernel takes exception to, by halves; nothing is touched. Members do not matter."""
+        why = self._complaint(ruleset, names)
+        if not why:
+            return {}
+        if len(names) == 1:
+            return {names[0]: why}
+        middle = len(names) // 2
+        return {**self._refused(ruleset, names[:middle]), **self._refused(ruleset, names[middle:])}
+
+    def _complaint(self, ruleset: Ruleset, names: list[str]) -> str:
+        """The kernel's words about these chains in a table of otherwise empty objects, or nothing."""
+        bare = Ruleset(
+            {name: replace(item, members=frozenset()) for name, item in ruleset.sets.items()},
+            {**{name: Chain(name) for name in ruleset.chains}, **{name: ruleset.chains[name] for name in names}},
+            {name: replace(item, elements={}) for name, item in ruleset.maps.items()},
+        )
+        try:
+            self._session.check(script_text(difference(State(), bare, whole=True)))
+        except DataplaneError as error:
+            return str(error)
+        return ""
 
     def _write(self, script: Script, ruleset: Ruleset, attempts: int) -> Applied:
         if script.steps:
             try:
-                self._link.run(Encoder().messages(script.steps))
+                self._link.run(_encoded(script))
             except DataplaneError:
                 self._state = None
                 raise
         self._state = State.of(ruleset)
         return _applied(script, attempts)
+
+
+def _encoded(script: Script) -> list[Message]:
+    """A rule that cannot be encoded is treated as one that the kernel refuses."""
+    try:
+        return list(Encoder().messages(script.steps))
+    except (ValueError, KeyError, struct.error, OSError) as error:
+        raise DataplaneError(f"nftables: a rule or member cannot be written: {error!r}") from error
 
 
 def _stand_in(chain: Chain) -> Chain | None:

@@ -145,6 +145,8 @@ def test_chain_that_the_kernel_refuses_is_closed_and_the_others_live(table: Tabl
     bad = Chain(name, (REFUSED,))
     report = table.apply(Ruleset(ruleset.sets, {**ruleset.chains, name: bad}, ruleset.maps))
     assert [refused for refused, _ in report.refused] == [name]
+    again = table.apply(Ruleset(ruleset.sets, {**ruleset.chains, name: bad}, ruleset.maps))
+    assert not again and [refused for refused, _ in again.refused] == [name]
     state = table.read()
     assert set(state.chains) == set(ruleset.chains) and set(state.maps) == set(ruleset.maps)
     assert not table.apply(ruleset).refused
