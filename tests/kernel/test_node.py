@@ -221,3 +221,33 @@ def test_reset_with_a_shared_etcd(lab: Lab, pair: tuple[CalicoNode, CalicoNode])
     assert not [key for key in lab.etcd.keys() if "nodes/host1" in key]
     assert node.machine.shell("ip route").count("proto bird") == 0
     assert "This host is bare" in node.ctl("node", "reset")
+
+
+def test_vxlan_and_what_is_not_in_force(lab: Lab) -> None:
+    """A pool that wraps packets: device and tunnel address come with the start and go with the pool's mode; a peer that
+    BIRD refuses is named by `node status`; `node reset` removes all.
+    """
+    node = lab.node("host3")
+    machine = node.machine
+    try:
+        node.run(CALICO_IPV4POOL_VXLAN="CrossSubnet")
+        wait_for("the device", lambda: "vxlan.calico" in machine.shell("ip -br link"), 10)
+        address = machine.shell("ip -br -4 addr show dev vxlan.calico").split()[2].removesuffix("/32")
+        shown = node.ctl("get", "node", "host3", "-o", "yaml")
+        assert f"ipv4VXLANTunnelAddr: {address}" in shown and "vxlanTunnelMACAddr:" in shown
+        assert "Not in force" not in node.ctl("node", "status")
+        peer = "{apiVersion: projectcalico.org/v3, kind: BGPPeer, metadata: {name: bad}, spec: {%s}}"
+        apply = f"calicoctl apply -f - <<'E'\n{peer % 'peerIP: 10.0.0.9, asNumber: 65001, keepaliveTime: 300s'}\nE\n"
+        machine.run("sh", "-c", apply, env=node.environment())
+        wait_for("the peer to be named", lambda: "BGPPeer(bad)" in node.ctl("node", "status"), 15)
+        said = node.ctl("node", "status")
+        assert "Not in force as configured:" in said and "Keepalive time must be at most hold time" in said
+        node.ctl("patch", "ippool", "default-ipv4-ippool", "-p", '{"spec": {"vxlanMode": "Never"}}')
+        wait_for("the end of the device", lambda: "vxlan.calico" not in machine.shell("ip -br link"), 10)
+        wait_for("the end of its address", lambda: "VXLAN" not in node.ctl("get", "node", "host3", "-o", "yaml"), 10)
+        node.ctl("patch", "ippool", "default-ipv4-ippool", "-p", '{"spec": {"vxlanMode": "Always"}}')
+        wait_for("the device", lambda: "vxlan.calico" in machine.shell("ip -br link"), 10)
+    finally:
+        node.ctl("node", "reset", "--force", check=False)
+    assert "vxlan.calico" not in machine.shell("ip -br link") and "proto 80" not in machine.shell("ip route")
+    lab["etcd"].run("etcdctl", "del", "--prefix", "/calico", env={"ETCDCTL_API": "3"})
