@@ -81,8 +81,6 @@ class Policy:
             self._tell_refused(applied.refused)
         self.in_force = dict(self._engine.interfaces())
         self._tell_problems()
-        for chain, why in applied.refused:
-            self._log.error("the kernel refuses a chain, which now drops everything", chain=chain, why=why)
         if not applied:
             return ""
         self._metrics.nft_calls.inc(applied.attempts)
