@@ -179,9 +179,12 @@ def create_network(body: bytes) -> CreateNetwork:
                 "--ipam-driver",
                 hint="network driver calico needs addresses of calico-ipam: add --ipam-driver calico-ipam",
             )
+    made = network_options(generic)
+    if made.mtu is not None and made.mtu < _IPV6_MTU_MIN and data6:
+        raise InvalidInput(f"--opt {OPTION_MTU}", str(made.mtu), f"IPv6 needs links of at least {_IPV6_MTU_MIN} bytes")
     return CreateNetwork(
         network=_identifier("NetworkID", raw.network_id),
-        options=network_options(generic),
+        options=made,
         raw_options=generic,
         internal=_truth(INTERNAL, options.get(INTERNAL, False)),
         enable_ipv6=_truth(ENABLE_IPV6, options.get(ENABLE_IPV6, False)),

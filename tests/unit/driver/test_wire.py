@@ -83,6 +83,14 @@ def test_an_mtu_that_no_link_takes_is_refused(value: str) -> None:
         wire.network_options({wire.OPTION_MTU: value})
 
 
+def test_an_mtu_too_small_for_ipv6_is_refused() -> None:
+    """The kernel would take IPv6 away from the link without a word."""
+    options = {"com.docker.network.generic": {wire.OPTION_MTU: "1200"}}
+    assert wire.create_network(network(Options=options)).options.mtu == 1200
+    with pytest.raises(InvalidInput, match="1280"):
+        wire.create_network(network(Options=options, IPv6Data=[{"AddressSpace": "L", "Pool": "fd00::/64"}]))
+
+
 @pytest.mark.parametrize("name", [wire.OPTION_POOL_ROUTES, wire.OPTION_DEFAULT_ROUTE])
 def test_a_switch_is_true_or_false(name: str) -> None:
     with pytest.raises(InvalidInput, match="true or false"):
