@@ -65,7 +65,8 @@ def converted(manifests: Sequence[Manifest]) -> str:
 def _resource(manifest: Manifest, namespace: str, new: bool) -> Resource:
     read = as_read(manifest)
     try:
-        resource = placed(read, namespace)
+        # v1 knew no namespaces, so the command line may choose one.
+        resource = placed(_moved(read, namespace) if manifest.is_v1 else read, namespace)
     except InvalidInput as error:
         raise problems_error(manifest, [Problem(error.field, error.value, error.hint)]) from error
     found = list(problems_of(defaults.fill(resource)))
@@ -76,6 +77,12 @@ def _resource(manifest: Manifest, namespace: str, new: bool) -> Resource:
     if found:
         raise problems_error(manifest, found)
     return resource
+
+
+def _moved(resource: Resource, namespace: str) -> Resource:
+    if not namespace or not KINDS[resource.kind].namespaced:
+        return resource
+    return replace(resource, metadata=replace(resource.metadata, namespace=namespace))
 
 
 def placed(resource: Resource, namespace: str) -> Resource:

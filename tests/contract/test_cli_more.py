@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import json
 import os
+import pty
 import signal
 import subprocess
 import sys
@@ -217,3 +218,22 @@ def test_completion_of_names(etcd: str, cli: Cli) -> None:
 
     assert complete() == ("plain,web-net\n", "")
     assert complete(ETCD_ENDPOINTS="http://127.0.0.1:1") == ("\n", "")
+
+
+def test_progress_is_for_terminals_only(cli: Cli, tmp_path: Path) -> None:
+    """Many objects: a bar on a terminal's standard error; standard output is the same line as ever."""
+    sets = "---\n".join(
+        f"apiVersion: projectcalico.org/v3\nkind: GlobalNetworkSet\nmetadata: {{name: set-{number}}}\n"
+        for number in range(40)
+    )
+    (tmp_path / "sets.yaml").write_text(sets)
+    controller, terminal = pty.openpty()
+    command = [sys.executable, "-m", "calico_plugin", "create", "-f", str(tmp_path / "sets.yaml")]
+    environment = {**os.environ, "TERM": "xterm"}
+    done = subprocess.run(command, stdout=subprocess.PIPE, stderr=terminal, text=True, timeout=60, env=environment)
+    os.close(terminal)
+    shown = os.read(controller, 65536).decode()
+    os.close(controller)
+    assert done.stdout == "Successfully created 40 'GlobalNetworkSet' resource(s)\n"
+    assert "create" in shown and "%" in shown
+    assert cli(f"delete -f {tmp_path / 'sets.yaml'}")[2] == ""

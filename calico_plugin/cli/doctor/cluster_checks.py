@@ -68,20 +68,23 @@ def _answers(answer: str) -> bool:
 
 def clock(context: Context) -> Iterable[Finding]:
     """This host's clock against etcd's, and against the times that other nodes write."""
-    told = False
-    for endpoint in context.datastore.endpoints:
-        ahead = probes.clock_of(endpoint, context.datastore)
-        if ahead is None:
-            continue
-        told = True
-        if abs(ahead) > SKEW_SECONDS:
-            yield _skewed(f"this host is {_apart(ahead)} of {endpoint}")
-    if not context.etcd_fault:
-        for node, at in sorted(context.reports.items()):
-            if at - context.now > SKEW_SECONDS:
-                told = True
-                yield _skewed(f"node {node} wrote a time that is {at - context.now:.0f} s in the future here")
-    yield Finding("clock", Level.OK if told else Level.SKIP, "compared with etcd" if told else "etcd tells no time")
+    ahead = {endpoint: probes.clock_of(endpoint, context.datastore) for endpoint in context.datastore.endpoints}
+    known = {endpoint: seconds for endpoint, seconds in ahead.items() if seconds is not None}
+    wrong = [
+        f"this host is {_apart(seconds)} of {endpoint}"
+        for endpoint, seconds in known.items()
+        if abs(seconds) > SKEW_SECONDS
+    ]
+    reports = {} if context.etcd_fault else context.reports
+    wrong += [
+        f"node {node} wrote a time that is {at - context.now:.0f} s in the future here"
+        for node, at in sorted(reports.items())
+        if at - context.now > SKEW_SECONDS
+    ]
+    yield from map(_skewed, wrong)
+    if not wrong:
+        level = Level.OK if known else Level.SKIP
+        yield Finding("clock", level, "the same as etcd's" if known else "etcd tells no time")
 
 
 def _apart(ahead: float) -> str:

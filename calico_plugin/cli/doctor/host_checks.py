@@ -137,15 +137,16 @@ def identity(context: Context) -> Iterable[Finding]:
 def _addresses(context: Context) -> Iterable[Finding]:
     assert context.own_node is not None
     mine = context.bgp_addresses(context.own_node)
-    for address in mine:
-        if not context.carrier(address):
-            meaning = "Other hosts send packets for this host's containers to an address that it does not have."
-            command = "calicoctl node run --ip=autodetect, or give the address back to its link"
-            yield Finding("node", Level.FAIL, f"address {address} is on no link of this host", meaning, command)
-        for other in context.nodes:
-            if other.name != context.name and address in context.bgp_addresses(other):
-                meaning = "Packets for one of the two hosts go to the other."
-                command = f"if that is this host under an old name: calicoctl delete node {other.name}"
-                yield Finding("node", Level.FAIL, f"node {other.name} has the address {address} too", meaning, command)
-    if all(context.carrier(address) for address in mine):
+    lost = [address for address in mine if not context.carrier(address)]
+    for address in lost:
+        meaning = "Other hosts send packets for this host's containers to an address that it does not have."
+        command = "calicoctl node run --ip=autodetect, or give the address back to its link"
+        yield Finding("node", Level.FAIL, f"address {address} is on no link of this host", meaning, command)
+    others = [node for node in context.nodes if node.name != context.name]
+    twins = [(node, address) for node in others for address in context.bgp_addresses(node) if address in mine]
+    for twin, address in twins:
+        meaning = "Packets for one of the two hosts go to the other."
+        command = f"if that is this host under an old name: calicoctl delete node {twin.name}"
+        yield Finding("node", Level.FAIL, f"node {twin.name} has the address {address} too", meaning, command)
+    if not lost and not twins:
         yield Finding("node", Level.OK, f"{context.name}, {', '.join(mine) or 'without an address'}")

@@ -6,6 +6,7 @@ import os
 import pty
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -59,3 +60,22 @@ def test_on_a_real_terminal() -> None:
     text = os.read(controller, 10000).decode()
     os.close(controller)
     assert "…" in text and max(len(line) for line in text.splitlines()) <= 50
+
+
+def test_completion_in_a_real_bash(tmp_path: Path) -> None:
+    """What the shell offers after `calicoctl di`, and for kinds."""
+    script = (
+        'source <(calicoctl completion bash); COMP_WORDS=(calicoctl {words}); COMP_CWORD={position}; '
+        '_calicoctl_completion calicoctl; echo "${{COMPREPLY[@]}}"'
+    )
+    environment = {**os.environ, "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
+
+    def offered(words: str, position: int) -> list[str]:
+        command = ["bash", "-c", script.format(words=words, position=position)]
+        done = subprocess.run(command, capture_output=True, text=True, timeout=60, env=environment)
+        assert not done.stderr
+        return done.stdout.split()
+
+    assert offered("di", 1) == ["diff"]
+    assert "ippool" in offered("get ipp", 2)
+    assert offered("ipam sp", 2) == ["split"]
