@@ -113,6 +113,7 @@ class Loop:
         metrics: Metrics,
         health: Health,
         problems: Problems,
+        encapsulate: bool = True,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._node, self._mailbox, self._policy, self._files = node, mailbox, policy, files
@@ -121,7 +122,7 @@ class Loop:
         self._events = Events((links.GROUP_LINK, routes.GROUP_IPV4_ROUTE, routes.GROUP_IPV6_ROUTE))
         self._routes = routes.RouteTable(self._netlink)
         self._endpoints = Endpoints(node, self._routes, files)
-        self._tunnels = Encapsulation(node, self._netlink, metrics, problems)
+        self._tunnels = Encapsulation(node, self._netlink, metrics, problems, encapsulate)
         self._view = View()
         self._selector = selectors.DefaultSelector()
         self._selector.register(mailbox, selectors.EVENT_READ)

@@ -20,6 +20,7 @@ from calico_plugin.model.codec import Invalid
 from calico_plugin.model.ipam import Affinity
 from calico_plugin.model.keys import ResourceKey
 from calico_plugin.model.resources import Resource, WorkloadEndpoint
+from calico_plugin.model.tunnels import Tunnels
 from calico_plugin.observe.metrics import Metrics
 from calico_plugin.observe.problems import ENCAPSULATION, Problems
 from calico_plugin.routing import tunnels
@@ -30,7 +31,9 @@ PATIENCE = 5.0
 
 
 class Encapsulation:
-    """`on_update` for everything that the view tells, then `apply` while `dirty`."""
+    """`on_update` for everything that the view tells, then `apply` while `dirty`. Not `enabled` (a node for policy
+    only): whatever an earlier agent made is taken away, and nothing is made.
+    """
 
     def __init__(
         self,
@@ -38,10 +41,11 @@ class Encapsulation:
         netlink: Netlink,
         metrics: Metrics,
         problems: Problems,
+        enabled: bool = True,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._node, self._metrics, self._problems, self._clock = node, metrics, problems, clock
-        self._planned = clock()
+        self._enabled, self._planned = enabled, clock()
         self._table = TunnelTable(netlink)
         self._changed = True
         self._active = False
@@ -87,10 +91,10 @@ class Encapsulation:
 
     def _plan(self, view: View) -> None:
         snapshot = view.snapshot(KINDS)
-        self._pools = tunnels.pools(snapshot)
+        self._pools = tunnels.pools(snapshot) if self._enabled else ()
         self._affinities = snapshot.affinities
         self._active = bool(self._pools)
-        wanted = tunnels.plan(snapshot, self._node, dict(self._borrowed(view)) if self._active else {})
+        wanted = tunnels.plan(snapshot, self._node, dict(self._borrowed(view))) if self._active else Tunnels()
         if wanted.problems != self._impossible:
             self._impossible, self._planned = wanted.problems, self._clock()
         self._table.want(wanted)
