@@ -150,7 +150,8 @@ def run(settings: Settings) -> bool:
         settings, _connect(settings), mailbox, metrics, health, lambda: loops[0].linkless if loops else ()
     )
     files, problems = StatusFiles(settings.run_dir), Problems(settings.run_dir)
-    loop = Loop(settings.node_name, mailbox, policy, files, workers, metrics, health, problems, settings.node.backend != NONE)
+    encapsulate = settings.node.backend != NONE
+    loop = Loop(settings.node_name, mailbox, policy, files, workers, metrics, health, problems, encapsulate)
     loops.append(loop)
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: mailbox.put(Stop()))
