@@ -28,16 +28,21 @@ SETTLE_SECONDS = 0.5
 """How long hosts have to hear that a pool is disabled before its blocks are taken away."""
 
 
-def delete(session: Session, resource: Resource) -> None:
-    """Delete one object and what depends on it. Raises NotFound, Conflict, InvalidInput, Unsupported."""
+def delete(session: Session, resource: Resource) -> str:
+    """Delete one object and what depends on it, and say what that was (nothing when it was alone).
+
+    Raises NotFound, Conflict, InvalidInput, Unsupported.
+    """
     given = resource.metadata.resource_version
     revision = int(given) if given.isdigit() else None
     before = _BEFORE.get(resource.kind)
+    along = ""
     if before:
         _check_revision(session, resource, revision)
-        before(session, resource.name)
+        along = before(session, resource.name)
         revision = None
     session.resources.delete(resource.kind, resource.name, session.deadline(), resource.namespace, revision)
+    return along
 
 
 def _check_revision(session: Session, resource: Resource, revision: int | None) -> None:
@@ -48,7 +53,7 @@ def _check_revision(session: Session, resource: Resource, revision: int | None) 
         raise Conflict(str(resource), stored, hint)
 
 
-def _pool(session: Session, name: str) -> None:
+def _pool(session: Session, name: str) -> str:
     """No more addresses are given from it, then all hosts let go of its blocks; addresses in use stay."""
     pools = session.store.resources(IPPool)
     stored = pools.get(name, session.deadline())
@@ -58,22 +63,28 @@ def _pool(session: Session, name: str) -> None:
         if not session.dry_run:
             time.sleep(SETTLE_SECONDS)
     session.allocator.release_pool_affinities(stored.value.spec.cidr, session.deadline())
+    return ""
 
 
-def _node(session: Session, name: str) -> None:
+def _node(session: Session, name: str) -> str:
     node = session.store.resources(Node).get(name, session.deadline()).value
     endpoints = session.store.resources(WorkloadEndpoint).list(session.deadline()).items
     own = [stored.value for stored in endpoints if stored.value.spec.node == name]
     addresses = [*_tunnel_addresses(node), *(network for endpoint in own for network in endpoint.spec.ip_networks)]
+    released = 0
     if addresses:
-        session.allocator.release([address.partition("/")[0] for address in addresses], session.deadline())
+        given_back = session.allocator.release([address.partition("/")[0] for address in addresses], session.deadline())
+        released = len(given_back.addresses)
     for endpoint in own:
         _gone(session, endpoint)
     session.allocator.remove_host(name, session.deadline())
-    for setting in _settings(session, name):
+    settings = list(_settings(session, name))
+    for setting in settings:
         _gone(session, setting)
     for prefix in (f"{keys.FELIX}v2/no-region/host/{name}/", f"{keys.FELIX}v1/host/{name}/"):
         session.kv.delete_prefix(prefix, session.deadline())
+    counts = ((len(own), "endpoints"), (released, "addresses"), (len(settings), "settings and peers"))
+    return ", ".join(f"{count} {what}" for count, what in counts if count)
 
 
 def _tunnel_addresses(node: Node) -> list[str]:
@@ -109,4 +120,4 @@ def _gone(session: Session, resource: Resource) -> None:
         pass  # somebody else was faster
 
 
-_BEFORE: dict[str, Callable[[Session, str], None]] = {"IPPool": _pool, "Node": _node}
+_BEFORE: dict[str, Callable[[Session, str], str]] = {"IPPool": _pool, "Node": _node}

@@ -104,7 +104,7 @@ def _historic(function: Any) -> Any:
 @click.option("--as", "as_number", help="AS number of this node (default: the cluster's).")
 @click.option("--ip-autodetection-method", help=f"How to find the IPv4 address: {autodetect.KNOWN}.")
 @click.option("--ip6-autodetection-method", help="How to find the IPv6 address.")
-@click.option("--backend", help="bird, or none (policy only). Default: bird.")
+@click.option("--backend", help="bird, vxlan (no BGP: pools must use VXLAN), or none (policy only). Default: bird.")
 @click.option("--log-dir", help="Folder of the logs (default: /var/log/calico).")
 @click.option("--no-default-ippools", is_flag=True, help="Do not make the default address pools.")
 @click.option("--disable-docker-networking", is_flag=True, help="Do not run the Docker network driver.")

@@ -10,7 +10,7 @@ from typing import Any, Sequence
 
 import click
 
-from calico_plugin.cli import cascade, completion, manifest, objects
+from calico_plugin.cli import cascade, completion, manifest, objects, progress
 from calico_plugin.cli.kinds import kind_of
 from calico_plugin.cli.outcome import Outcome, Step, run
 from calico_plugin.cli.session import Session, common, dry_run, session_of
@@ -103,11 +103,13 @@ def delete(
 
     def step(session: Session, resource: Resource) -> str:
         try:
-            cascade.delete(session, resource)
+            along = cascade.delete(session, resource)
         except NotFound:
             if not skip_not_exists:
                 raise
             return "unchanged"
+        if along and progress.wanted():
+            click.echo(f"With {resource}: {along}", err=True)
         return "deleted"
 
     run(session, "delete", wanted, step)
