@@ -446,7 +446,7 @@ def _backend(read: _Reader) -> str:
     legacy = read.text("CALICO_NETWORKING")
     if legacy and not read.text("CALICO_NETWORKING_BACKEND"):
         return NONE if legacy.lower() == "false" else "bird"
-    return read.choice("CALICO_NETWORKING_BACKEND", ("bird", NONE), "bird")
+    return read.choice("CALICO_NETWORKING_BACKEND", ("bird", "vxlan", NONE), "bird")
 
 
 def _seconds(text: str) -> float:

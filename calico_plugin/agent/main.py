@@ -23,6 +23,7 @@ from calico_plugin.agent.mailbox import Mailbox
 from calico_plugin.agent.networks import Networks
 from calico_plugin.agent.policy import Policy
 from calico_plugin.agent.released import Released
+from calico_plugin.agent.replication import Replication, Replicator
 from calico_plugin.agent.status import Reporting, Status, reporting
 from calico_plugin.agent.status_files import StatusFiles
 from calico_plugin.agent.view import prefixes
@@ -34,9 +35,10 @@ from calico_plugin.dataplane.netlink import NETLINK_NETFILTER, Netlink
 from calico_plugin.dataplane.nftables import Table
 from calico_plugin.datastore.etcd import EtcdKV, connect
 from calico_plugin.datastore.store import Store
-from calico_plugin.datastore.watch import Watch
+from calico_plugin.datastore.watch import Changes, Listed, Watch
 from calico_plugin.deadline import Deadline
 from calico_plugin.errors import CalicoError
+from calico_plugin.model import keys
 from calico_plugin.model.snapshot import Snapshot
 from calico_plugin.observe import log
 from calico_plugin.observe.health import Health
@@ -60,6 +62,8 @@ class Workers:
 
     kv: EtcdKV
     watch: Watch
+    # Of the networks that all hosts share; the Docker thread reads them itself.
+    shared: Watch
     bird: BirdWorker | None
     released: Released
     status: Status
@@ -75,10 +79,12 @@ class Workers:
         for server in self.servers:
             server.start()
         threading.Thread(target=_follow, args=(self.watch, mailbox), name="datastore", daemon=True).start()
+        threading.Thread(target=self._follow_shared, args=(mailbox,), name="shared-networks", daemon=True).start()
 
     def stop(self) -> None:
         """Tell all before waiting for any."""
         self.watch.close()
+        self.shared.close()
         self.docker.stop()
         self.released.stop()
         for worker in self._all():
@@ -99,6 +105,15 @@ class Workers:
             self.docker.listener,
             self.forward,
         ]
+
+    def _follow_shared(self, mailbox: Mailbox) -> None:
+        try:
+            for event in self.shared:
+                if isinstance(event, Listed) or isinstance(event, Changes) and event.changes:
+                    self.docker.shared_changed()
+        except Exception:
+            log.bug(structlog.get_logger(part="datastore"), "the watch of shared networks ended")
+            mailbox.put(Stop(failed=True))
 
     # loop.Listeners
 
@@ -195,11 +210,19 @@ def _workers(
         metrics,
         linkless=linkless,
         changed=forward.wake,
+        replicator=Replicator(
+            Replication(settings.replicate, settings.scope != "global"),
+            store,
+            settings.node_name,
+            settings.docker_drivers,
+            Problems(settings.run_dir),
+        ),
     )
     netfilter = Netlink(protocol=NETLINK_NETFILTER)
     return Workers(
         kv=kv,
         watch=Watch(kv, prefixes()),
+        shared=Watch(kv, (keys.SHARED_NETWORKS,)),
         bird=_bird(settings, metrics),
         released=Released(lambda addresses: conntrack.forget(netfilter, addresses), mailbox.put, metrics),
         status=Status(kv, settings.node_name),
@@ -221,7 +244,7 @@ def _felix_environment(settings: Settings) -> dict[str, Any]:
 
 
 def _bird(settings: Settings, metrics: Metrics) -> BirdWorker | None:
-    if settings.node.backend == NONE:
+    if settings.node.backend != "bird":
         return None
     return BirdWorker(
         settings.node_name,

@@ -190,8 +190,8 @@ def start(settings: Settings, environ: dict[str, str], tree: Tree) -> None:
     else:
         _prepare(settings, host, wait=settings.node.wait_for_datastore)
     startup.keep_name(settings)
-    if settings.node.backend == NONE and (count := remove_routes(BIRD_ROUTE_PROTOCOL)):
-        log.info(f"Removed {count} routes that BIRD had left: this node is for policy only now")
+    if settings.node.backend != "bird" and (count := remove_routes(BIRD_ROUTE_PROTOCOL)):
+        log.info(f"Removed {count} routes that BIRD had left: this node runs without it now")
     tree.start([one for one in services if one not in tree.services])
     wait_until_ready(settings, tree)
 

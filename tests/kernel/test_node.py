@@ -251,3 +251,18 @@ def test_vxlan_and_what_is_not_in_force(lab: Lab) -> None:
         node.ctl("node", "reset", "--force", check=False)
     assert "vxlan.calico" not in machine.shell("ip -br link") and "proto 80" not in machine.shell("ip route")
     lab["etcd"].run("etcdctl", "del", "--prefix", "/calico", env={"ETCDCTL_API": "3"})
+
+
+def test_backend_without_bgp(lab: Lab) -> None:
+    """`--backend vxlan`: address and tunnel, and no BIRD; `node status` says so."""
+    node = lab.node("host3")
+    machine = node.machine
+    try:
+        environment = {**node.environment(), "CALICO_IPV4POOL_VXLAN": "Always"}
+        said = machine.run("calicoctl", "node", "run", "--backend", "vxlan", env=environment, seconds=90).stdout
+        assert STARTED in said.splitlines() and node.part("bird") == []
+        wait_for("the device", lambda: "vxlan.calico" in machine.shell("ip -br link"), 10)
+        assert "None of the BGP backend processes (BIRD) are running." in node.ctl("node", "status")
+    finally:
+        node.ctl("node", "reset", "--force", check=False)
+        lab["etcd"].run("etcdctl", "del", "--prefix", "/calico", env={"ETCDCTL_API": "3"})
