@@ -56,7 +56,7 @@ class Print:
     comments: tuple[str, ...]
 
 
-@lru_cache(maxsize=65536)
+@lru_cache(maxsize=512)
 def lines(chain: Chain) -> tuple[Line, ...]:
     """The chain's rules with their comments."""
     found, digest = [], SCHEME

@@ -40,7 +40,7 @@ class Contribution:
         ]
 
 
-@lru_cache(maxsize=65536)
+@lru_cache(maxsize=8192)
 def read_network(text: str) -> Network:
     """Raises ValueError. Host bits are masked off."""
     return ip_network(text, strict=False)
