@@ -8,17 +8,23 @@ from __future__ import annotations
 
 import socket
 from dataclasses import dataclass
+from http import HTTPStatus
 from typing import Any, Callable, Iterator, Mapping, TypeVar
 
 import docker
 import requests
-from docker.errors import DockerException, NotFound
+from docker.errors import APIError, DockerException, NotFound
 
-from calico_plugin.errors import DockerError
+from calico_plugin.errors import DockerBusy, DockerError, DockerTaken
+from calico_plugin.model.docker import AddressRange, NetworkSpec
 
 T = TypeVar("T")
 SECONDS = 10.0
 _PROBE_SECONDS = 1.0
+# Docker looks for a plugin for 15 s.
+_CREATE_SECONDS = 40.0
+_IPV6_ONLY = (1, 48)
+_NO_GATEWAYS = ("0.0.0.0", "0.0.0.0/0", "::", "::/0")
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,6 +40,11 @@ class DockerNetwork:
     options: Mapping[str, str]
     subnets: tuple[str, ...]
     reserved: Mapping[str, str]
+    # RFC 3339.
+    created: str = ""
+    # Made by an ordinary `docker network create`: no swarm's, none made from another's configuration.
+    plain: bool = True
+    spec: NetworkSpec = NetworkSpec()
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,6 +86,50 @@ class DockerApi:
             return None
         except (DockerException, requests.RequestException) as error:
             raise _error(error) from error
+
+    def create_network(self, name: str, spec: NetworkSpec) -> str:
+        """The id of the new network. Raises DockerTaken when Docker has one of that name."""
+        body: dict[str, Any] = {
+            "Name": name,
+            "CheckDuplicate": True,
+            "Driver": spec.driver,
+            "Internal": spec.internal,
+            "Attachable": spec.attachable,
+            "EnableIPv6": spec.enable_ipv6,
+            "Options": dict(spec.options),
+            "Labels": dict(spec.labels),
+            "IPAM": {"Driver": spec.ipam_driver, "Options": dict(spec.ipam_options), "Config": _ranges(spec)},
+        }
+        if not spec.enable_ipv4:
+            # The SDK's own call does not know this one.
+            body["EnableIPv4"] = False
+            if tuple(int(part) for part in self._client.api_version.split(".")) < _IPV6_ONLY:
+                raise DockerError("this Docker cannot make networks without IPv4 (from 28.0 on)")
+        url = f"{self._client.base_url}/v{self._client.api_version}/networks/create"
+        answer = _mapped(lambda: self._client.post(url, json=body, timeout=_CREATE_SECONDS))
+        if not answer.ok:
+            error = DockerTaken if answer.status_code == HTTPStatus.CONFLICT else DockerError
+            raise error(f"Docker's API: {' '.join(answer.text.split())}")
+        return str(answer.json()["Id"])
+
+    def remove_network(self, network_id: str) -> None:
+        """One that is gone already counts as removed. Raises DockerBusy while it has containers."""
+        try:
+            self._client.remove_network(network_id)
+        except NotFound:
+            return
+        except APIError as error:
+            raise (DockerBusy if "active endpoints" in str(error) else DockerError)(str(_error(error))) from error
+        except (DockerException, requests.RequestException) as error:
+            raise _error(error) from error
+
+    def network_users(self, network_id: str) -> tuple[str, ...]:
+        """Names of the running containers on a network."""
+        try:
+            found = self._client.inspect_network(network_id).get("Containers") or {}
+        except (DockerException, requests.RequestException):
+            return ()
+        return tuple(sorted((one or {}).get("Name", "?") for one in found.values()))
 
     def containers(self, container_id: str = "") -> tuple[Container, ...]:
         """Running containers, or the one with this id."""
@@ -153,7 +208,54 @@ def _network(raw: Mapping[str, Any]) -> DockerNetwork:
         options=raw.get("Options") or {},
         subnets=tuple(one["Subnet"] for one in settings if one.get("Subnet")),
         reserved={address: name for address, name in reserved.items() if address not in ("0.0.0.0", "::")},
+        created=raw.get("Created") or "",
+        plain=not (raw.get("Ingress") or raw.get("ConfigOnly") or (raw.get("ConfigFrom") or {}).get("Network")),
+        spec=_spec(raw),
     )
+
+
+def _spec(raw: Mapping[str, Any]) -> NetworkSpec:
+    ipam = raw.get("IPAM") or {}
+    return NetworkSpec(
+        driver=raw.get("Driver") or "",
+        ipam_driver=ipam.get("Driver") or "",
+        ipam_options=ipam.get("Options") or {},
+        ranges=tuple(_range(one) for one in ipam.get("Config") or () if not _automatic(one)),
+        options=raw.get("Options") or {},
+        labels=raw.get("Labels") or {},
+        internal=bool(raw.get("Internal")),
+        attachable=bool(raw.get("Attachable")),
+        enable_ipv4=bool(raw.get("EnableIPv4", True)),
+        enable_ipv6=bool(raw.get("EnableIPv6")),
+    )
+
+
+def _range(one: Mapping[str, Any]) -> AddressRange:
+    gateway, auxiliary = one.get("Gateway") or "", one.get("AuxiliaryAddresses") or {}
+    return AddressRange(
+        subnet=one.get("Subnet") or "",
+        ip_range=one.get("IPRange") or "",
+        gateway="" if gateway in _NO_GATEWAYS else gateway.split("/")[0],
+        auxiliary={name: address.split("/")[0] for name, address in auxiliary.items()},
+    )
+
+
+def _automatic(one: Mapping[str, Any]) -> bool:
+    """Docker shows what our IPAM driver answered, where the user gave no subnet: 0.0.0.0/0, or a pool of IPv6 with the
+    gateway that is none. (With a subnet of the user's it shows the user's words.)
+    """
+    subnet = one.get("Subnet") or "/0"
+    return subnet.endswith("/0") or ":" in subnet and one.get("Gateway") in _NO_GATEWAYS
+
+
+def _ranges(spec: NetworkSpec) -> list[dict[str, Any]]:
+    found = []
+    for one in spec.ranges:
+        words: dict[str, Any] = {"Subnet": one.subnet, "IPRange": one.ip_range, "Gateway": one.gateway}
+        if one.auxiliary:
+            words["AuxiliaryAddresses"] = dict(one.auxiliary)
+        found.append({name: value for name, value in words.items() if value})
+    return found
 
 
 def _container(raw: Mapping[str, Any]) -> Container:

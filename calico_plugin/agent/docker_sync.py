@@ -19,6 +19,7 @@ from calico_plugin.agent import labels
 from calico_plugin.agent.docker_api import Container, DockerApi, DockerNetwork, Event, EventStream, answers
 from calico_plugin.agent.endpoints import LocalEndpoint
 from calico_plugin.agent.networks import Networks
+from calico_plugin.agent.replication import Replicator
 from calico_plugin.agent.worker import Worker
 from calico_plugin.datastore.store import Store
 from calico_plugin.deadline import Deadline
@@ -60,10 +61,13 @@ class DockerSync:
         *,
         linkless: Callable[[], Sequence[LocalEndpoint]],
         changed: Callable[[], None],
+        replicator: Replicator | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._settings, self._store, self._node, self._networks = settings, store, node, networks
         self._metrics, self._linkless, self._changed, self._clock = metrics, linkless, changed, clock
+        self._replicator = replicator
+        self._replicate, self._replicates = False, dict[DockerApi, bool]()
         self._events: queue.SimpleQueue[Event] = queue.SimpleQueue()
         self._api: DockerApi | None = None
         self._stream: EventStream | None = None
@@ -80,6 +84,11 @@ class DockerSync:
         self.worker.stop()
         if (stream := self._stream) is not None:
             stream.close()
+
+    def shared_changed(self) -> None:
+        """The networks that all hosts share have changed; any thread may call."""
+        self._replicate = True
+        self.worker.wake()
 
     # The listener's thread
 
@@ -135,11 +144,14 @@ class DockerSync:
             while not self._events.empty():
                 self._handle(api, self._events.get())
             if self._clock() >= self._list_at:
-                self._list(api)
+                listed = self._list(api)
                 self._list_at = self._clock() + LIST_EVERY - _TURN / 2
+                self._carry(api, listed, thorough=True)
+            elif self._replicate:
+                self._carry(api, api.networks(), thorough=False)
         except Exception:
             # What was taken from the queue is found again by listing.
-            self._list_at = 0.0
+            self._list_at, self._replicate = 0.0, True
             raise
 
     def _handle(self, api: DockerApi, event: Event) -> None:
@@ -152,11 +164,28 @@ class DockerSync:
             network = api.network(event.id)
             if network is not None and self._is_ours(network):
                 self._networks.complete(network)
+            self._replicate = True
         elif event.attributes.get("type", "") in self._settings.drivers:
             self._destroyed[event.id] = self._clock()
             self._list_at = min(self._list_at, self._clock() + DESTROYED_GRACE)
+            if self._replicator is not None:
+                self._replicator.destroyed(event.id)
+            self._replicate = True
 
-    def _list(self, api: DockerApi) -> None:
+    def _carry(self, api: DockerApi, listed: Sequence[DockerNetwork], thorough: bool) -> None:
+        if self._replicator is None:
+            return
+        self._replicate = False
+        if api not in self._replicates:
+            self._replicates = {api: self._replicator.applies(api)}
+            if not self._replicates[api]:
+                self._replicator.leave()
+        if self._replicates[api]:
+            if self._replicator.run(api, listed, thorough):
+                # What is in use is tried again with the next turn.
+                self._replicate = True
+
+    def _list(self, api: DockerApi) -> Sequence[DockerNetwork]:
         listed = api.networks()
         for network in listed:
             if self._is_ours(network):
@@ -168,6 +197,7 @@ class DockerSync:
             self._label(running)
         if linkless := self._linkless():
             self._forget_endpoints(linkless, api.containers())
+        return listed
 
     def _is_ours(self, network: DockerNetwork) -> bool:
         return network.driver in self._settings.drivers

@@ -2,14 +2,14 @@
 
 CreateNetwork arrives on one host only, and never again, so all that it tells is stored. It does not tell the
 network's name; the agent adds that, and the profile made from it. DeleteNetwork takes the record away and, with the
-last record of a name, its profile.
+last record of a name, its profile; a network that agents carry to all hosts is marked as deleted in the same commit.
 """
 
 from __future__ import annotations
 
 import msgspec
 
-from calico_plugin.datastore.kv import Compare, Delete, KeyValue
+from calico_plugin.datastore.kv import Compare, Delete, KeyValue, Put
 from calico_plugin.datastore.store import Store
 from calico_plugin.deadline import Deadline
 from calico_plugin.driver.view import View
@@ -17,7 +17,7 @@ from calico_plugin.driver.wire import CreateNetwork
 from calico_plugin.errors import AlreadyExists, Conflict, CorruptValue
 from calico_plugin.model import codec, keys
 from calico_plugin.model.codec import Stored
-from calico_plugin.model.docker import NetworkRecord
+from calico_plugin.model.docker import CREATING, NetworkRecord, SharedMember, SharedNetwork
 
 _TRIES = 8
 
@@ -64,8 +64,9 @@ class Networks:
             others = [
                 other.key for other, found in records.values() if record and found and found.name == record.name
             ]
-            operations = [Delete(key)]
+            operations: list[Put | Delete] = [Delete(key)]
             compares = [Compare(key, item.revision)]
+            self._unshare(network, record, operations, compares, deadline)
             if record and record.name and record.profile and self._own_profiles and not others:
                 operations.append(Delete(keys.resource("Profile", record.profile)))
                 # Nobody may record a network of that name between our look and our commit.
@@ -78,6 +79,37 @@ class Networks:
                 self._view.removed(key, commit.revision)
                 return
         raise Conflict(f"network {network}", hint="other networks keep changing in etcd at the same time; try again")
+
+    def _unshare(
+        self,
+        network: str,
+        record: NetworkRecord | None,
+        operations: list[Put | Delete],
+        compares: list[Compare],
+        deadline: Deadline,
+    ) -> None:
+        """Whoever removes what this host has of a shared network means all of it (the agents' own removals find it
+        deleted already, or replaced by another).
+        """
+        if record is None or not record.name:
+            return
+        shared_key, member_key = keys.shared_network(record.name), keys.shared_member(self._node, record.name)
+        found = self._store.kv.get_many([shared_key, member_key], deadline)
+        shared_item, member_item = found.get(shared_key), found.get(member_key)
+        # A network may become shared, or a replica be noted, at this moment.
+        compares.append(Compare(shared_key, shared_item.revision if shared_item else 0))
+        if shared_item is None or member_item is None:
+            return
+        try:
+            shared = codec.decode(SharedNetwork, shared_key, shared_item.value)
+            member = codec.decode(SharedMember, member_key, member_item.value)
+        except CorruptValue:
+            return
+        mine = member.network_id == network or member.state == CREATING
+        if mine and member.uid == shared.uid and not shared.deleted:
+            gone = msgspec.structs.replace(shared, deleted=True, deleted_on=self._node)
+            operations.append(Put(shared_key, codec.encode(gone)))
+            compares.append(Compare(member_key, member_item.revision))
 
     def _renew(self, stored: Stored[NetworkRecord], record: NetworkRecord, deadline: Deadline) -> bool:
         """Bring the stored record up to what Docker says now; False when it was changed or deleted meanwhile."""

@@ -33,7 +33,7 @@ class NetworkRecord(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=Tru
 
 
 class AddressRange(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, rename="camel"):
-    """A `--subnet` with its `--ip-range`, `--gateway` and `--aux-address`es (name -> address); empty where not given."""
+    """A `--subnet`, and its `--ip-range`, `--gateway` and `--aux-address` (name -> address); empty where not given."""
 
     subnet: str = ""
     ip_range: str = ""

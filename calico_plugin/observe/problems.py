@@ -11,7 +11,7 @@ import os
 from pathlib import Path
 from typing import Sequence
 
-BIRD, ENCAPSULATION = "bird", "encapsulation"
+BIRD, ENCAPSULATION, NETWORKS = "bird", "encapsulation", "networks"
 FOLDER = "problems"
 
 
