@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import threading
 import time
+from collections import Counter
 from ipaddress import ip_address, ip_network
 
 import structlog
@@ -59,6 +60,8 @@ class Addresses:
         self._lock = threading.Lock()
         # Addresses that this process gave, and when.
         self._given_here: dict[str, float] = {}
+        # Reserved addresses that were granted once more, and to no network yet: how often.
+        self._shared: Counter[str] = Counter()
         self._storm = _Storm(clock)
 
     def request_pool(self, call: RequestPool, deadline: Deadline) -> Granted:
@@ -83,7 +86,7 @@ class Addresses:
     def release(self, call: ReleaseAddress, deadline: Deadline) -> None:
         """Take an address back. One that is nobody's, or another's by now, is left alone."""
         address = call.address
-        if address is None or self._shared_gateway(address):
+        if address is None or self._unshare(str(address)) or self._is_reserved_twice(str(address)):
             return
         try:
             if self._unbind(str(address), deadline):
@@ -101,6 +104,7 @@ class Addresses:
             if self._view.inputs(deadline).pool_of(address.version, int(address)) is not None:
                 self._known.name(address, kind, name, deadline)
                 self._forget(str(address))
+                self._unshare(str(address))
 
     def finish_release(self, address: str, since: float, deadline: Deadline) -> None:
         """Take back what a failed ReleaseAddress at Unix time `since` was about, unless it was given anew since."""
@@ -157,11 +161,16 @@ class Addresses:
     def _check_same_use(
         self, call: RequestAddress, address: IPAddress, error: CalicoError, deadline: Deadline
     ) -> None:
-        """The same network on another host has reserved the same gateway: no conflict. All else is one."""
+        """No conflict is what the same network on another host has reserved in the same way. All else is one.
+
+        Docker asks for an auxiliary address as for a container's: a container is refused in CreateEndpoint.
+        """
         owner = self._known.find(address, deadline)
         if owner is None:
             raise error
-        if call.gateway and owner.type == allocations.GATEWAY_TYPE:
+        if owner.type == (allocations.GATEWAY_TYPE if call.gateway else allocations.AUXILIARY_TYPE):
+            with self._lock:
+                self._shared[str(address)] += 1
             return
         where = f" on node {owner.node}" if owner.node else ""
         what = f" ({owner.type})" if owner.type else ""
@@ -196,10 +205,19 @@ class Addresses:
         self._forget(str(address))
         self._journal.remove(ADDRESS, str(address))
 
-    def _shared_gateway(self, address: IPAddress) -> bool:
-        """The gateway of a network that exists on several hosts goes with the last of them."""
-        text = str(address)
-        return sum(record.reserved.get(text) == "gateway" for record in self._view.networks()) > 1
+    def _unshare(self, address: str) -> bool:
+        """Take one grant of an address back that another network has reserved; False when there was none."""
+        with self._lock:
+            self._shared[address] -= 1
+            was_shared = self._shared[address] >= 0
+            self._shared += Counter()
+            return was_shared
+
+    def _is_reserved_twice(self, address: str) -> bool:
+        """What networks of several hosts have reserved goes with the last of them. (Docker releases before
+        DeleteNetwork.)
+        """
+        return sum(address in record.reserved for record in self._view.networks()) > 1
 
     def _attributes(self) -> dict[str, str]:
         return {NODE: self._node, TIMESTAMP: allocations.now()}

@@ -99,6 +99,7 @@ class Endpoints:
     def create(self, call: CreateEndpoint, deadline: Deadline) -> str:
         """Make link and endpoint; the MAC of the container end. Again for the same endpoint: what was made then."""
         record = self._network(call.network, deadline)
+        self._refuse_reserved(call)
         existing = self._view.endpoint(call.endpoint)
         if existing is not None:
             return self._again(existing, call, record)
@@ -180,6 +181,14 @@ class Endpoints:
         raise NotFound(
             shown, f"it {known}; calico-agent on this host, which learns networks from Docker, {self._agent()}"
         )
+
+    def _refuse_reserved(self, call: CreateEndpoint) -> None:
+        for record in self._view.networks():
+            for address in call.addresses:
+                name = record.reserved.get(str(address))
+                if name is not None:
+                    shown = record.name or record.network_id[:12]
+                    raise InvalidInput("address", str(address), f"it is in use: network {shown} keeps it as {name!r}")
 
     def _store(self, call: CreateEndpoint, mac: str, record: NetworkRecord, deadline: Deadline) -> str:
         """One commit; the MAC that is stored in the end."""

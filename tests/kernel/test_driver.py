@@ -502,6 +502,35 @@ def test_gateway_and_auxiliary_addresses_say_what_they_are(lab: Lab) -> None:
     assert lab.kv.list(keys.HANDLES, Deadline(5)).items == ()
 
 
+def test_reserved_addresses_of_a_network_on_several_hosts(lab: Lab) -> None:
+    """The second host reserves the same, and the first to remove the network takes nothing from the other."""
+    pool, gateway = f"calico:{POOL}", {"RequestAddressType": "com.docker.network.gateway"}
+    data = {
+        "AddressSpace": SPACE,
+        "Pool": POOL,
+        "Gateway": "10.77.14.1/16",
+        "AuxAddresses": {"router": "10.77.14.2/32"},
+    }
+    for network in (NET, OTHER):
+        lab.driver.ok("IpamDriver.RequestAddress", PoolID=pool, Address="10.77.14.1", Options=gateway)
+        lab.driver.ok("IpamDriver.RequestAddress", PoolID=pool, Address="10.77.14.2", Options=None)
+        lab.driver.ok("NetworkDriver.CreateNetwork", **create_network(network, IPv4Data=[data]))
+    # A third creation fails: Docker gives back what it asked for.
+    lab.driver.ok("IpamDriver.RequestAddress", PoolID=pool, Address="10.77.14.2", Options=None)
+    lab.driver.ok("IpamDriver.ReleaseAddress", PoolID=pool, Address="10.77.14.2")
+    # A container that wants such an address is refused, and giving it back takes nothing away.
+    assert "10.77.14.1" in lab.driver.refused("IpamDriver.RequestAddress", PoolID=pool, Address="10.77.14.1")
+    lab.driver.ok("IpamDriver.RequestAddress", PoolID=pool, Address="10.77.14.2", Options=None)
+    text = lab.driver.refused("NetworkDriver.CreateEndpoint", **create_endpoint(NET, endpoint(21), "10.77.14.2/32"))
+    assert "10.77.14.2" in text and "router" in text
+    lab.driver.ok("IpamDriver.ReleaseAddress", PoolID=pool, Address="10.77.14.2")
+    for network, left in ((NET, {"10.77.14.1", "10.77.14.2"}), (OTHER, set())):
+        for address in ("10.77.14.1", "10.77.14.2"):
+            lab.driver.ok("IpamDriver.ReleaseAddress", PoolID=pool, Address=address)
+        lab.driver.ok("NetworkDriver.DeleteNetwork", NetworkID=network)
+        assert set(lab.addresses()) == left
+
+
 def test_dockers_endless_questions_end(lab: Lab) -> None:
     """A release that finds the automatic IPv6 pool in use asks 2000 times a second: it gets an error, others are not
     hurt.
