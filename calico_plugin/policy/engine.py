@@ -28,6 +28,8 @@ from calico_plugin.model.resources import (
 from calico_plugin.model.resources.policy import GlobalNetworkSet, NetworkSet
 from calico_plugin.policy import chains, reading, stages
 from calico_plugin.policy.chains import ListPart
+from calico_plugin.policy.ends import NAMES as ENDS
+from calico_plugin.policy.ends import TunnelEnds
 from calico_plugin.policy.hosts import Hosts
 from calico_plugin.policy.index import LabelIndex
 from calico_plugin.policy.labels import Inheritance
@@ -61,6 +63,7 @@ class PolicyEngine:
         self._tiers = Tiers(options.block_size)
         self._by_tier: dict[str, set[ResourceKey]] = defaultdict(set)
         self._pools: dict[ResourceKey, IPPool] = {}
+        self._ends = TunnelEnds()
         self._changed: set[User] = set()
         self._lists = Lists()
         self._book = Book()
@@ -77,6 +80,7 @@ class PolicyEngine:
             "GlobalNetworkPolicy": self._on_policy,
             "NetworkPolicy": self._on_policy,
             "IPPool": self._on_pool,
+            "Node": self._on_node,
             "FelixConfiguration": self._on_felix,
         }
         self._set_profile(reading.default_allow())
@@ -234,6 +238,13 @@ class PolicyEngine:
                 cidrs = [pool.spec.cidr for pool in self._pools.values() if _counts(pool, family, natted)]
                 self._writer.replace(AddressSet(name, SetType[f"IPV{family}"], without_covered(cidrs), interval=True))
 
+        if self._ends.set_pools(self._pools.values()):
+            self._write_frame()
+
+    def _on_node(self, key: ResourceKey, new: Update) -> None:
+        if self._ends.set_node(key, new) and self._hosts.governed:
+            self._write_frame()
+
     def _on_felix(self, key: ResourceKey, new: Update) -> None:
         names = ("default", f"node.{self.node_name}")
         if key.name not in names:
@@ -317,13 +328,28 @@ class PolicyEngine:
         }
         if self._hosts.governed:
             elements.update(self._hosts.elements)
-            wanted += stages.base_chains(self._options, self._hosts.everywhere)
+            wanted += stages.base_chains(self._options, self._hosts.everywhere, self._write_ends())
+        else:
+            self._drop_ends(())
         for name in self._frame - {chain.name for chain in wanted}:
             del self._writer.chains[name]
         for chain in wanted:
             self._writer.put(chain)
         self._frame = {chain.name for chain in wanted}
         self._maps = {name: self._map(name, held) for name, held in elements.items()}
+
+    def _write_ends(self) -> dict[int, str]:
+        """Sets of the nodes' addresses, by IP version."""
+        ends = self._ends.sets()
+        self._drop_ends(item.name for item in ends.values())
+        for item in ends.values():
+            if self._writer.sets.get(item.name) != item:
+                self._writer.sets[item.name] = item
+        return {version: item.name for version, item in ends.items()}
+
+    def _drop_ends(self, keep: Iterable[str]) -> None:
+        for name in {*ENDS.values()} - {*keep}:
+            self._writer.sets.pop(name, None)
 
     def _map(self, name: str, elements: Mapping[str, str]) -> VerdictMap:
         """An equal map stays the instance that it was."""

@@ -23,6 +23,7 @@ from calico_plugin.policy.reading import BEFORE_NAT, PLAIN, UNTRACKED, Host, Pol
 
 ALL = "*"
 LOOPBACK = "lo"
+UDP = "17"
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,22 +73,35 @@ def resolve(hosts: Iterable[Host], interfaces: Mapping[str, frozenset[str]]) -> 
     return governed
 
 
-def base_chains(options: PolicyOptions, everywhere: Mapping[str, str]) -> list[Chain]:
-    """One for each stage. `everywhere`: map -> list chain of the `*` endpoint there."""
-    return [Chain(stage.map, _base_rules(stage, options, everywhere.get(stage.map)),
+def base_chains(options: PolicyOptions, everywhere: Mapping[str, str], ends: Mapping[int, str]) -> list[Chain]:
+    """One for each stage. `everywhere`: map -> list chain of the `*` endpoint there. `ends`: IP version -> set of the
+    nodes' addresses, where packets between hosts are wrapped.
+    """
+    return [Chain(stage.map, _base_rules(stage, options, everywhere.get(stage.map), ends),
                   Hook(stage.type, stage.hook, stage.priority)) for stage in STAGES]
 
 
-def _base_rules(stage: Stage, options: PolicyOptions, everywhere: str | None) -> tuple[Rule, ...]:
+def _base_rules(
+    stage: Stage, options: PolicyOptions, everywhere: str | None, ends: Mapping[int, str]
+) -> tuple[Rule, ...]:
     inward = stage.direction == "ingress"
     field = Field.IN_INTERFACE if inward else Field.OUT_INTERFACE
     rules = []
     if stage.name == "host":
         rules.append(Rule(Verdict.RETURN, (Match(field, (f"{options.interface_prefix}*",)),)))
+        rules += [_wrapped(inward, options, version, name) for version, name in ends.items()]
     rules.append(Rule(Verdict.MAP_IN if inward else Verdict.MAP_OUT, target=stage.map))
     if everywhere is not None and stage.name != "raw":
         rules.append(Rule(Verdict.GOTO, (Match(field, (LOOPBACK,), negated=True),), everywhere))
     return tuple(rules)
+
+
+def _wrapped(inward: bool, options: PolicyOptions, version: int, name: str) -> Rule:
+    """Packets of the tunnel between the nodes."""
+    peer = Field[f"{'SOURCE' if inward else 'DESTINATION'}{version}"]
+    udp = Match(Field.PROTOCOL, (UDP,))
+    port = Match(Field.DESTINATION_PORT, (str(options.vxlan_port),))
+    return Rule(Verdict.ACCEPT, (udp, port, Match(peer, set_name=name)), origin="tunnel between nodes")
 
 
 def failsafe_rules(stage: Stage, options: PolicyOptions) -> list[Rule]:

@@ -131,3 +131,22 @@ def test_endpoint_is_found_by_its_address(lab: Lab) -> None:
     lab.apply()
     lab.router.forget_connections()
     assert lab.engine.problems() == {} and not lab.router.answered(into_host(8055))
+
+
+def test_tunnels_between_nodes_are_no_matter_of_policy(lab: Lab) -> None:
+    """Wrapped packets of the cluster's nodes reach and leave a governed host, those of strangers do not; without a pool
+    that wraps, nobody's do."""
+    node = {"kind": "Node", "metadata": {"name": "far"}, "spec": {"bgp": {"ipv4Address": f"{E}/24"}}}
+    pool = {"kind": "IPPool", "metadata": {"name": "p"}, "spec": {"cidr": "10.77.0.0/16", "vxlanMode": "Always"}}
+    wrapped, strange = Packet(E, HOST[4], 17, 40000, 4789), Packet("198.51.100.9", HOST[4], 17, 40000, 4789)
+    lab.set(host_endpoint(), node)
+    assert not lab.reaches_host(wrapped) and not lab.host_reaches(E, 4789)
+    lab.set(pool)
+    assert lab.reaches_host(wrapped) and lab.host_reaches(E, 4789)
+    assert not lab.reaches_host(strange) and not lab.host_reaches("198.51.100.9", 4789)
+    lab.unset(pool)
+    lab.router.forget_connections()
+    assert not lab.reaches_host(wrapped)
+    lab.set(pool)
+    lab.unset(host_endpoint())
+    assert "tunnel-ends" not in lab.router.run("nft", "list", "table", "inet", "calico")

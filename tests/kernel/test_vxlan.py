@@ -12,7 +12,8 @@ from calico_plugin.dataplane import veth
 from calico_plugin.dataplane.netlink import NetlinkPool
 from calico_plugin.deadline import Deadline
 from calico_plugin.model import names
-from calico_plugin.model.resources import IPPool
+from calico_plugin.model.resources import HostEndpoint, IPPool, Metadata
+from calico_plugin.model.resources.endpoint import HostEndpointSpec
 from calico_plugin.observe.problems import Problems
 from tests.kernel.agent_host import AgentHost, wait_until
 from tests.kernel.test_agent_bird import metrics
@@ -134,6 +135,24 @@ def test_what_others_break_is_mended(lab: TunnelLab, three: tuple[Container, Con
     wait_until("the route", lambda: f"{target} via" in routes(host), 5)
     host.ip("link", "set", DEVICE, "down")
     talk(near, far)
+
+
+def test_policy_for_hosts_does_not_cut_containers_off(
+    lab: TunnelLab, three: tuple[Container, Container, Container]
+) -> None:
+    """A host endpoint without any policy lets the tunnel through, and nothing else."""
+    near, _, far = three
+    host = lab.hosts["host-3"]
+    wall = HostEndpoint(metadata=Metadata(name="wall"), spec=HostEndpointSpec(node="host-3", interface_name="eth0"))
+    host.put(wall)
+    wait_until("the wall", lambda: "tunnel-ends4" in host.table(), SECONDS)
+    ping = ("ping", "-c1", "-W1", "10.9.2.3")
+    assert "1 received" not in lab.hosts["host-1"].run(*ping, check=False)
+    lab.hosts["host-1"].run("conntrack", "-F", check=False)
+    talk(near, far)
+    host.remove(wall)
+    wait_until("its end", lambda: "tunnel-ends4" not in host.table(), SECONDS)
+    assert "1 received" in lab.hosts["host-1"].run(*ping, check=False)
 
 
 def test_restarted_agent_changes_nothing(lab: TunnelLab, three: tuple[Container, Container, Container]) -> None:
