@@ -27,7 +27,8 @@ from calico_plugin.observe.metrics import Metrics
 from tests.fakes.memory_kv import MemoryKV
 
 NODE = "host1"
-SECONDS = Deadline(60)
+# Made once at import: it must outlast every test that runs before these.
+SECONDS = Deadline(86400)
 NET = DockerNetwork("n1" * 32, "cal_net1", "calico", "global", False, False, {}, ("0.0.0.0/0",), {})
 OTHER = DockerNetwork("b1" * 32, "bridge", "bridge", "local", False, False, {}, (), {})
 PROFILE = "cal-net1-4e742f11"
