@@ -22,7 +22,7 @@ from calico_plugin.model.names import NFT_TABLE
 _NEW_TABLE, _DEL_TABLE, _NEW_CHAIN, _DEL_CHAIN, _NEW_RULE, _DEL_RULE = 0, 2, 3, 5, 6, 8
 _NEW_SET, _DEL_SET, _NEW_ELEMENTS, _DEL_ELEMENTS = 9, 11, 12, 14
 _CREATE, _APPEND = 0x400, 0x800
-_HOOKS = {"prerouting": 0, "input": 1, "forward": 2, "output": 3, "postrouting": 4}
+HOOKS = {"prerouting": 0, "input": 1, "forward": 2, "output": 3, "postrouting": 4}
 _ACCEPT = 1
 _SET_MAP, _SET_INTERVAL, _SET_ANONYMOUS, _SET_CONSTANT = 8, 4, 1, 2
 _VERDICT_DATA = 0xFFFFFF00
@@ -33,7 +33,7 @@ _CHUNK = 400
 """Elements in one message: an attribute's length has 16 bits."""
 
 # Data type and length of each key.
-_KEYS = {
+KEYS = {
     SetType.IPV4: (types.IPV4, 4),
     SetType.IPV6: (types.IPV6, 16),
     SetType.IPV4_PORT: (types.concatenated(types.IPV4, types.PROTOCOL, types.PORT), 12),
@@ -80,10 +80,10 @@ class Encoder:
         return self._next
 
     def _set(self, name: str, item: AddressSet) -> bytes:
-        return _declare(name, _SET_INTERVAL if item.interval else 0, *_KEYS[item.type], self._number())
+        return _declare(name, _SET_INTERVAL if item.interval else 0, *KEYS[item.type], self._number())
 
     def _map(self, name: str) -> bytes:
-        declared = _declare(name, _SET_MAP, *_KEYS[SetType.INTERFACE], self._number())
+        declared = _declare(name, _SET_MAP, *KEYS[SetType.INTERFACE], self._number())
         return declared + number(6, _VERDICT_DATA) + number(7, 16)
 
     def _rule(self, chain: str, line: Line) -> bytes:
@@ -127,7 +127,7 @@ def _chain(step: Step) -> Message:
         return _DEL_CHAIN, 0, names + string(3, step.name)
     body = names + string(3, step.name)
     if isinstance(step.body, Hook):
-        hook = nested(4, number(1, _HOOKS[step.body.hook]), number(2, step.body.priority & 0xFFFFFFFF))
+        hook = nested(4, number(1, HOOKS[step.body.hook]), number(2, step.body.priority & 0xFFFFFFFF))
         body += hook + number(5, _ACCEPT) + string(7, step.body.type)
     return _NEW_CHAIN, _CREATE, body
 

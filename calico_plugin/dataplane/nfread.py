@@ -1,4 +1,4 @@
-"""What `nft -j list table` says -> the state of our table, pure."""
+"""What `nft -j list table` says: counters for people, and the whole state, by which tests check `nfdump`."""
 
 from __future__ import annotations
 

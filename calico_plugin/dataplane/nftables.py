@@ -19,9 +19,10 @@ from __future__ import annotations
 import struct
 from dataclasses import dataclass, replace
 
+from calico_plugin.dataplane import nfdump
 from calico_plugin.dataplane.libnftables import Runner, Session
 from calico_plugin.dataplane.nfencode import Encoder
-from calico_plugin.dataplane.nfread import counted, parse
+from calico_plugin.dataplane.nfread import counted
 from calico_plugin.dataplane.nfsteps import Script, State, difference
 from calico_plugin.dataplane.nftscript import TABLE, render, script_text
 from calico_plugin.dataplane.nfwire import Link, Message
@@ -76,7 +77,7 @@ class Table:
 
     def read(self) -> State:
         """What the kernel has. Raises DataplaneError."""
-        return parse(self._session.run(f"list table {TABLE}")) if self.exists() else State()
+        return nfdump.read(self._link)
 
     def counters(self, ruleset: Ruleset) -> dict[tuple[str, str], int]:
         """(chain, what a person wrote: `Rule.origin`) -> packets that matched since the chain was last written.

@@ -21,7 +21,10 @@ _NETLINK_NETFILTER = 12
 _SUBSYSTEM = 10
 _BATCH_BEGIN, _BATCH_END = 0x10, 0x11
 _REQUEST, _ACK = 0x1, 0x4
-_ERROR = 2
+_ERROR, _DONE = 2, 3
+_DUMP, _INTERRUPTED = 0x300, 0x10
+_DUMP_TRIES = 10
+_RECEIVE = 1 << 18
 _GET_TABLE, _TABLE_NAME = 1, 1
 _BUFFER = 8 << 20
 _SO_SNDBUFFORCE = 32
@@ -83,6 +86,34 @@ class Link:
             raise DataplaneError(f"nftables: {error}", error.errno or 0) from error
         return True
 
+    def dump(self, kind: int, body: bytes) -> list[bytes]:
+        """Attributes of each object that the kernel lists. Raises DataplaneError."""
+        try:
+            for _ in range(_DUMP_TRIES):
+                found = self._dump(kind, body)
+                if found is not None:
+                    return found
+        except OSError as error:
+            raise DataplaneError(f"nftables: {error}", error.errno or 0) from error
+        raise DataplaneError(f"nftables: the table changed under {_DUMP_TRIES} readings", errno.EINTR)
+
+    def _dump(self, kind: int, body: bytes) -> list[bytes] | None:
+        """None when the list raced with a change."""
+        header = struct.pack("!BBH", INET, 0, 0)
+        self._socket.send(self._message(_SUBSYSTEM << 8 | kind, _REQUEST | _DUMP, header + body))
+        found: list[bytes] = []
+        interrupted = False
+        while True:
+            for number, kind_, flags, payload in _messages(self._socket.recv(_RECEIVE)):
+                if number != self._sequence:
+                    continue
+                interrupted = interrupted or bool(flags & _INTERRUPTED)
+                if kind_ == _ERROR and (code := -struct.unpack_from("=i", payload)[0]):
+                    raise OSError(code, os.strerror(code))
+                if kind_ in (_DONE, _ERROR):
+                    return None if interrupted else found
+                found.append(payload[4:])
+
     def close(self) -> None:
         self._socket.close()
 
@@ -121,9 +152,15 @@ class Link:
 
 def _answers(data: bytes) -> Iterator[tuple[int, int]]:
     """(sequence number of the message, errno or 0)."""
-    position = 0
-    while position + 20 <= len(data):
-        length, kind, _, answered, _ = struct.unpack_from("=IHHII", data, position)
+    for answered, kind, _, payload in _messages(data):
         if kind == _ERROR:
-            yield answered, -struct.unpack_from("=i", data, position + 16)[0]
+            yield answered, -struct.unpack_from("=i", payload)[0]
+
+
+def _messages(data: bytes) -> Iterator[tuple[int, int, int, bytes]]:
+    """(sequence number, type, flags, payload)."""
+    position = 0
+    while position + 16 <= len(data):
+        length, kind, flags, answered, _ = struct.unpack_from("=IHHII", data, position)
+        yield answered, kind, flags, data[position + 16:position + length]
         position += max(16, length + 3 & ~3)

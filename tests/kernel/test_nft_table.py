@@ -13,6 +13,7 @@ from typing import Any, Iterator, Mapping
 import pytest
 
 from calico_plugin.dataplane.libnftables import Session
+from calico_plugin.dataplane.nfread import parse
 from calico_plugin.dataplane.nfsteps import Print
 from calico_plugin.dataplane.nftables import Table, render
 from calico_plugin.errors import DataplaneError
@@ -204,6 +205,7 @@ def test_what_we_send_is_what_nft_sends_for_our_text(namespace: str, seed: int |
     assert not made.apply(ruleset)
     nft(namespace, "delete table inet calico")
     made.audit()
+    assert parse(nft(namespace, "-j", "-nn", "list table inet calico")) == made.read()
     made.close()
     assert sorted(sent_by_nft.splitlines()) == sorted(listing(namespace).splitlines())
 
@@ -231,8 +233,8 @@ def random_members(rng: random.Random) -> dict[str, AddressSet]:
     return {item.name: item for item in found}
 
 
-def test_elements_over_netlink_are_what_nft_reads(table: Table) -> None:
-    """Random changes of members of every type of set, and of a map: read back through libnftables, nothing differs."""
+def test_elements_over_netlink_are_what_nft_reads(namespace: str, table: Table) -> None:
+    """Random changes of members of every type of set, and of a map: read back by us and by nft, nothing differs."""
     rng = random.Random(3)
     chains = {name: Chain(name) for name in ("a", "b")}
     for number in range(40):
@@ -240,6 +242,7 @@ def test_elements_over_netlink_are_what_nft_reads(table: Table) -> None:
         ruleset = Ruleset(random_members(rng), chains, {"m": VerdictMap("m", elements)})
         assert table.apply(ruleset).attempts == 1
         assert table.audit() == (), f"round {number}"
+        assert parse(nft(namespace, "-j", "-nn", "list table inet calico")) == table.read()
 
 
 def test_without_permission_the_answer_is_an_error_at_once() -> None:
