@@ -47,9 +47,13 @@ def claim(name: str) -> Claim | None:
 
 
 def claim_free(stem: str, tries: int = 16) -> Claim:
-    """Claim the first free of ``stem-1``, ``stem-2``, ...: several test runs may happen at once."""
+    """Claim the first free of ``stem-1``, ``stem-2``, ...: several test runs may happen at once.
+
+    What a crashed owner of that name left behind is cleared.
+    """
     for number in range(1, tries + 1):
         if found := claim(f"{stem}-{number}"):
+            clear(found.name, keep_logs=False)
             return found
     raise AssertionError(f"{tries} labs named {stem}-N are in use at once")
 
