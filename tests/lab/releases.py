@@ -1,0 +1,44 @@
+"""Docker engines that lab hosts can run: the machine's own, and those of newer Debian releases in folders of their own.
+
+A folder is made once, by debootstrap, and kept below /var/cache for all labs.
+"""
+from __future__ import annotations
+
+import fcntl
+import shutil
+import subprocess
+from pathlib import Path
+
+from tests.lab.spec import BOOKWORM, DockerRelease
+
+CACHE = Path("/var/cache/calico-lab")
+PACKAGES = {
+    "trixie": "docker.io,iproute2,iptables,ca-certificates",
+    "forky": "docker.io,docker-cli,iproute2,iptables,ca-certificates",
+}
+MIRROR = "http://deb.debian.org/debian"
+# A release that this machine's debootstrap may not know yet is made like sid.
+SCRIPT = "/usr/share/debootstrap/scripts/sid"
+
+TRIXIE = DockerRelease("26.1", root=CACHE / "trixie")
+FORKY = DockerRelease("28.5", root=CACHE / "forky")
+RELEASES = {release.label: release for release in (BOOKWORM, TRIXIE, FORKY)}
+
+
+def ensure(release: DockerRelease) -> None:
+    """Make the release's folder, if it needs one and there is none yet; takes about a minute."""
+    if release.root is None or release.root.exists():
+        return
+    assert shutil.which("debootstrap"), "debootstrap is not installed: apt-get install debootstrap"
+    CACHE.mkdir(parents=True, exist_ok=True)
+    with (CACHE / "lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if release.root.exists():
+            return
+        # Made beside it, so that a broken one is never taken for a whole one.
+        fresh, suite = release.root.with_suffix(".part"), release.root.name
+        shutil.rmtree(fresh, ignore_errors=True)
+        words = ["debootstrap", "--variant=minbase", f"--include={PACKAGES[suite]}", suite, str(fresh), MIRROR, SCRIPT]
+        done = subprocess.run(words, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+        assert done.returncode == 0, f"debootstrap {suite} failed:\n{done.stdout[-2000:]}"
+        fresh.rename(release.root)

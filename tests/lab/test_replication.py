@@ -1,0 +1,198 @@
+"""Two Docker hosts without a cluster store: a network made on one is on the other, and goes with it."""
+from __future__ import annotations
+
+import json
+import time
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any, Iterator
+
+import pytest
+
+from tests.lab import lab as labs
+from tests.lab import leaks, state
+from tests.lab.conftest import start_calico
+from tests.lab.connectivity import start_container
+from tests.lab.diagnostics import bug_lines, dump
+from tests.lab.lab import Lab
+from tests.lab.releases import RELEASES
+from tests.lab.spec import LabSpec
+from tests.lab.wait import wait_for
+
+CREATE = ("docker", "network", "create", "--driver", "calico", "--ipam-driver", "calico-ipam")
+SECONDS = 2.0
+# A host under load is no reason to fail; the promise is SECONDS.
+PATIENCE = 10.0
+SHARED = "/calico/docker/v1/shared-"
+_WHAT = ("Name", "Driver", "Scope", "Internal", "Attachable", "EnableIPv6", "EnableIPv4", "Options", "Labels", "IPAM")
+
+
+def _params() -> list[Any]:
+    return [pytest.param(label, marks=[] if label == "20.10" else [pytest.mark.long]) for label in RELEASES]
+
+
+@pytest.fixture(scope="module", params=_params())
+def pair(request: pytest.FixtureRequest) -> Iterator[Lab]:
+    """host1 and host2, each with a Docker of its own, calico-node on both."""
+    own = state.claim_free("pytest-pair")
+    lab = labs.up(LabSpec(own.name, hosts=2, cluster_store=False, release=RELEASES[request.param]))
+    try:
+        start_calico(lab)
+        yield lab
+        if request.session.testsfailed:
+            print("lab dumped to", dump(lab, "replication"))
+        assert not bug_lines(lab)
+    finally:
+        state.clear(own.name, keep_logs=bool(request.session.testsfailed))
+
+
+@pytest.fixture(autouse=True)
+def tidy(pair: Lab) -> Iterator[None]:
+    """After each test no Calico network is left on any host, and nothing of it in etcd."""
+    yield
+    for host in pair.hosts:
+        pair.docker(host).remove_all_containers()
+    for host in pair.hosts:
+        for name in networks(pair, host):
+            pair[host].run("docker", "network", "rm", name, check=False)
+    wait_for("no network left", lambda: not any(networks(pair, host) for host in pair.hosts), 30, 0.2)
+    wait_for("no record left", lambda: not pair.etcd.keys(SHARED), 20, 0.3)
+    wait_for("nothing left", lambda: leaks.none(pair), 20, 0.3)
+
+
+def networks(lab: Lab, host: str) -> list[str]:
+    words = ("docker", "network", "ls", "-f", "driver=calico", "--format", "{{.Name}}")
+    return sorted(lab[host].run(*words).stdout.split())
+
+
+def inspect(lab: Lab, host: str, name: str) -> dict[str, Any] | None:
+    done = lab[host].run("docker", "network", "inspect", name, check=False)
+    found = json.loads(done.stdout[:done.stdout.rindex("]") + 1]) if done.returncode == 0 else []
+    return {key: found[0].get(key) for key in _WHAT} if found else None
+
+
+def everywhere(lab: Lab, name: str, seconds: float = PATIENCE) -> float:
+    """Wait until both hosts have equal networks of that name; how long that took."""
+    began = time.monotonic()
+
+    def equal() -> bool:
+        found = [inspect(lab, host, name) for host in lab.hosts]
+        return found[0] is not None and found[0] == found[1]
+
+    wait_for(f"{name} on both hosts", equal, seconds, 0.1)
+    return time.monotonic() - began
+
+
+def nowhere(lab: Lab, name: str, seconds: float = PATIENCE) -> float:
+    began = time.monotonic()
+    wait_for(f"{name} on no host", lambda: not any(inspect(lab, host, name) for host in lab.hosts), seconds, 0.1)
+    return time.monotonic() - began
+
+
+def member(lab: Lab, host: str, name: str) -> dict[str, Any]:
+    values = lab.etcd.values(f"{SHARED}member/{host}/{name}")
+    return json.loads(next(iter(values.values()))) if values else {}
+
+
+def log(lab: Lab, host: str) -> str:
+    return (lab.logs / host / "calico" / "calico-agent" / "current").read_text()
+
+
+def test_made_here_is_there(pair: Lab) -> None:
+    """Within two seconds, and containers of both hosts reach each other at once; the other way round, too."""
+    for here, there, name in (("host1", "host2", "rep_a"), ("host2", "host1", "rep_b")):
+        pair[here].run(*CREATE, name)
+        took = everywhere(pair, name)
+        assert took < SECONDS, f"it took {took:.1f} s"
+        a, b = (start_container(pair, host, f"{name}-{host}", name, "--init") for host in (here, there))
+        wait_for("a route", lambda: a.pings(b.address()), 15)
+        assert b.pings(a.address())
+        for one in (a, b):
+            one.remove()
+        pair[there].run("docker", "network", "rm", name)
+        took = nowhere(pair, name)
+        assert took < SECONDS, f"it took {took:.1f} s"
+
+
+def test_all_that_a_user_can_say_is_carried(pair: Lab) -> None:
+    """Subnet, range, gateway, auxiliary addresses, options, labels, internal, attachable."""
+    pair["host1"].run(*CREATE, "--subnet", "192.168.0.0/16", "--ip-range", "192.168.200.0/24",
+                      "--gateway", "192.168.200.1", "--aux-address", "printer=192.168.200.9", "--label", "team=blue",
+                      "--opt", "com.docker.network.driver.mtu=1400", "--attachable", "rep_full")
+    pair["host1"].run(*CREATE, "--internal", "--label", "empty=", "rep_inside")
+    everywhere(pair, "rep_full")
+    everywhere(pair, "rep_inside")
+    b = start_container(pair, "host2", "full-b", "rep_full", "--init", "--ip", "192.168.200.77")
+    assert b.address() == "192.168.200.77" and "mtu 1400" in b.run("ip", "link")
+
+
+def test_what_is_in_use_stays_and_says_so(pair: Lab) -> None:
+    """Removed on one host, in use on the other: it stays there, which both say; it goes with its last container."""
+    pair["host1"].run(*CREATE, "rep_used")
+    everywhere(pair, "rep_used")
+    user = start_container(pair, "host2", "rep-user", "rep_used", "--init")
+    pair["host1"].run("docker", "network", "rm", "rep_used")
+    wait_for("a word about it", lambda: member(pair, "host2", "rep_used").get("state") == "in use", 10)
+    assert member(pair, "host2", "rep_used")["detail"] == "rep-user"
+    wait_for("host2's log", lambda: "rep_used is still in use on this host by rep-user" in log(pair, "host2"), 10)
+    wait_for("host1's log", lambda: "rep_used was removed here, and is still in use on host2" in log(pair, "host1"), 10)
+    assert "rep-user" in pair.node("host2").ctl("node", "status", check=False)
+    assert inspect(pair, "host1", "rep_used") is None and user.pings(user.address())
+    user.remove()
+    nowhere(pair, "rep_used", 15)
+
+
+def test_host_that_was_away_catches_up(pair: Lab) -> None:
+    """Networks made and removed while a host's Calico, or its Docker, was down."""
+    for name in ("rep_old", "rep_stays"):
+        pair["host1"].run(*CREATE, name)
+        everywhere(pair, name)
+    pair.node("host2").stop()
+    pair["host1"].run("docker", "network", "rm", "rep_old")
+    pair["host1"].run(*CREATE, "rep_new")
+    assert networks(pair, "host2") == ["rep_old", "rep_stays"]
+    pair.node("host2").run()
+    wait_for("host2 to catch up", lambda: networks(pair, "host2") == ["rep_new", "rep_stays"], 20)
+    pair.docker("host2").stop()
+    pair["host1"].run("docker", "network", "rm", "rep_new")
+    pair["host1"].run(*CREATE, "rep_newer")
+    pair.docker("host2").start()
+    wait_for("host2 to catch up", lambda: networks(pair, "host2") == ["rep_newer", "rep_stays"], 20)
+
+
+def test_two_make_one_name_at_once(pair: Lab) -> None:
+    """Equal or not, there is one network in the end, the same on both."""
+    for number, options in enumerate([((), ()), (("--label", "a=1"), ("--label", "a=2"))]):
+        name = f"rep_race{number}"
+        with ThreadPoolExecutor() as pool:
+            list(pool.map(lambda pick: pair[pick[0]].run(*CREATE, *pick[1], name), zip(pair.hosts, options)))
+        everywhere(pair, name, 20)
+
+
+def test_foreign_network_of_the_name_is_left_alone(pair: Lab) -> None:
+    """A bridge network of that name on the other host stays; that host says why it lacks ours, until it can."""
+    pair["host2"].run("docker", "network", "create", "rep_bridge")
+    before = pair["host2"].run("docker", "network", "inspect", "rep_bridge").stdout
+    pair["host1"].run(*CREATE, "rep_bridge")
+    wait_for("a word about it", lambda: member(pair, "host2", "rep_bridge").get("state") == "conflict", 10)
+    assert pair["host2"].run("docker", "network", "inspect", "rep_bridge").stdout == before
+    assert "driver bridge" in log(pair, "host2")
+    pair["host2"].run("docker", "network", "rm", "rep_bridge")
+    wait_for("ours", lambda: (inspect(pair, "host2", "rep_bridge") or {}).get("Driver") == "calico", 40)
+
+
+def test_removed_and_made_anew(pair: Lab) -> None:
+    """With other words, in one breath: both hosts have the new one."""
+    pair["host1"].run(*CREATE, "rep_anew")
+    everywhere(pair, "rep_anew")
+    pair["host1"].run("docker", "network", "rm", "rep_anew")
+    pair["host1"].run(*CREATE, "--label", "second=1", "rep_anew")
+    wait_for("the new one", lambda: ((inspect(pair, "host2", "rep_anew") or {}).get("Labels") or {}).get("second"), 15)
+    everywhere(pair, "rep_anew")
+
+
+def test_made_and_removed_at_once(pair: Lab) -> None:
+    """However short its life, nothing comes back."""
+    for number in range(5):
+        pair["host1"].shell(" ".join((*CREATE, f"rep_short{number}")) + f"; docker network rm rep_short{number}")
+    wait_for("nothing", lambda: not pair.etcd.keys(SHARED), 20, 0.3)
+    assert not networks(pair, "host1") and not networks(pair, "host2")
