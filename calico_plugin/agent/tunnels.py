@@ -7,8 +7,8 @@ outside the blocks of its own node (a borrowed one): then it needs a route of it
 from __future__ import annotations
 
 import time
-from ipaddress import ip_interface
-from typing import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Callable, Mapping
 
 import structlog
 
@@ -28,6 +28,14 @@ from calico_plugin.routing import tunnels
 KINDS = ("Node", "IPPool", "FelixConfiguration")
 # Seconds before what is missing counts as a problem.
 PATIENCE = 5.0
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Where a container is: its node, and its addresses in encapsulated pools, each with the block around it."""
+
+    node: str
+    held: tuple[tuple[str, str], ...]
 
 
 class Encapsulation:
@@ -52,6 +60,7 @@ class Encapsulation:
         self._told: tuple[str, ...] | None = None
         self._impossible: tuple[str, ...] = ()
         self._pools: tuple[tunnels.Pool, ...] = ()
+        self._places: dict[ResourceKey, Place] = {}
         self._affinities: Mapping[tuple[str, str], Affinity] = {}
         self._log = structlog.get_logger(part="encapsulation")
 
@@ -64,9 +73,12 @@ class Encapsulation:
             self._changed = self._changed or self._active
         elif update.key.kind in KINDS:
             self._changed = self._changed or self._active or update.key.kind == "IPPool"
-        elif update.key.kind == "WorkloadEndpoint" and self._active and not self._changed:
-            moved = _addresses(update.key, update.old) != _addresses(update.key, update.new)
-            self._changed = moved and self._concerns(update.key, (update.old, update.new))
+        elif update.key.kind == "WorkloadEndpoint" and self._active:
+            before, now = self._places.pop(update.key, None), self._place(update.key, update.new)
+            if now is not None:
+                self._places[update.key] = now
+            if before != now and any(place is not None and self._borrowed_of(place) for place in (before, now)):
+                self._changed = True
 
     def on_link(self, body: bytes) -> None:
         self._table.on_link(body)
@@ -91,46 +103,46 @@ class Encapsulation:
 
     def _plan(self, view: View) -> None:
         snapshot = view.snapshot(KINDS)
-        self._pools = tunnels.pools(snapshot) if self._enabled else ()
         self._affinities = snapshot.affinities
-        self._active = bool(self._pools)
-        wanted = tunnels.plan(snapshot, self._node, dict(self._borrowed(view))) if self._active else Tunnels()
+        pools = tunnels.pools(snapshot) if self._enabled else ()
+        if pools != self._pools:
+            self._pools = pools
+            found = ((key, self._place(key, one)) for key, one in view.kind("WorkloadEndpoint").items())
+            self._places = {key: place for key, place in found if place is not None}
+        self._active = bool(pools)
+        wanted = tunnels.plan(snapshot, self._node, self._borrowed()) if self._active else Tunnels()
         if wanted.problems != self._impossible:
             self._impossible, self._planned = wanted.problems, self._clock()
         self._table.want(wanted)
         self._changed = False
         self._metrics.tunnel_routes.set(len(wanted.routes))
 
-    def _borrowed(self, view: View) -> Iterator[tuple[str, str]]:
-        """Addresses of containers elsewhere that their node's blocks do not cover, unless a container here has them."""
-        here: set[str] = set()
-        there: dict[str, str] = {}
-        for key, endpoint in view.kind("WorkloadEndpoint").items():
-            node, addresses = _addresses(key, endpoint)
-            if node == self._node:
-                here.update(addresses)
-                continue
-            there.update((address, node) for address in addresses if self._is_borrowed(address, node))
-        return ((address, node) for address, node in there.items() if address not in here)
-
-    def _is_borrowed(self, address: str, node: str) -> bool:
-        block = self._block_of(address)
-        return block is not None and (node, block) not in self._affinities
+    def _place(self, key: ResourceKey, endpoint: Resource | Invalid | None) -> Place | None:
+        """Of a container's addresses, those of encapsulated pools; None when it has none."""
+        if not self._pools or not isinstance(endpoint, WorkloadEndpoint):
+            return None
+        addresses = (tunnels.bare(text.partition("/")[0]) for text in endpoint.spec.ip_networks)
+        found = ((address, self._block_of(address)) for address in addresses)
+        held = tuple((address, block) for address, block in found if block is not None)
+        return Place(names.split_workload_endpoint(key.name)[0], held) if held else None
 
     def _block_of(self, address: str) -> str | None:
         """The block in an encapsulated pool that an address belongs to."""
-        parsed = ip_interface(address).ip
-        for pool in self._pools:
-            if parsed.version == pool.network.version and parsed in pool.network:
-                return pool.block_of(address)
-        return None
+        return next((block for pool in self._pools if (block := pool.block_of(address)) is not None), None)
 
-    def _concerns(self, key: ResourceKey, versions: Iterable[Resource | Invalid | None]) -> bool:
-        for version in versions:
-            node, addresses = _addresses(key, version)
-            if any(self._is_borrowed(address, node) for address in addresses):
-                return True
-        return False
+    def _borrowed(self) -> dict[str, str]:
+        """Addresses of containers elsewhere that their node's blocks do not cover, unless a container here has them."""
+        there: dict[str, str] = {}
+        here: set[str] = set()
+        for place in self._places.values():
+            if place.node == self._node:
+                here.update(address for address, _ in place.held)
+            else:
+                there.update((address, place.node) for address in self._borrowed_of(place))
+        return {address: node for address, node in there.items() if address not in here}
+
+    def _borrowed_of(self, place: Place) -> list[str]:
+        return [address for address, block in place.held if (place.node, block) not in self._affinities]
 
     def _tell(self, problems: tuple[str, ...]) -> None:
         if problems == self._told:
@@ -141,17 +153,3 @@ class Encapsulation:
         self._told = problems
         self._metrics.tunnel_problems.set(len(problems))
         self._problems.tell(ENCAPSULATION, problems)
-
-
-def _addresses(key: ResourceKey, endpoint: Resource | Invalid | None) -> tuple[str, frozenset[str]]:
-    """Node and bare addresses of a container; none for one that is absent or broken."""
-    if not isinstance(endpoint, WorkloadEndpoint):
-        return "", frozenset()
-    node = names.split_workload_endpoint(key.name)[0]
-    found = set()
-    for text in endpoint.spec.ip_networks:
-        try:
-            found.add(str(ip_interface(text).ip))
-        except ValueError:
-            continue
-    return node, frozenset(found)

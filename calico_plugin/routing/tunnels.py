@@ -10,7 +10,8 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
-from ipaddress import IPv4Interface, IPv4Network, IPv6Interface, IPv6Network, ip_address, ip_interface, ip_network
+from functools import lru_cache
+from ipaddress import ip_address, ip_network
 from typing import Any, Iterable, Iterator, Mapping
 
 from calico_plugin.model import names
@@ -24,8 +25,17 @@ VNI, PORT = 4096, 4789
 _HOST_LENGTH = {4: 32, 6: 128}
 _MAC = "[0-9a-fA-F]{2}(:[0-9a-fA-F]{2}){5}"
 
-Interface = IPv4Interface | IPv6Interface
-Network = IPv4Network | IPv6Network
+
+@dataclass(frozen=True, slots=True)
+class Range:
+    """A network as numbers: ten thousands of them are compared at each change of the cluster."""
+
+    version: int
+    first: int
+    last: int
+
+    def holds(self, other: Range) -> bool:
+        return self.version == other.version and self.first <= other.first and other.last <= self.last
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,21 +43,31 @@ class Pool:
     """An encapsulated pool. `kind` is VXLAN or IPIP; `cross_subnet`: only towards other subnets."""
 
     name: str
-    network: Network
+    range: Range
     kind: str
     cross_subnet: bool
     block_size: int
 
-    def block_of(self, address: str) -> str:
+    @property
+    def version(self) -> int:
+        return self.range.version
+
+    def block_of(self, address: str) -> str | None:
+        """CIDR of the block that an address of this pool belongs to; None for other addresses."""
+        found = _range(address)
+        if found is None or not self.range.holds(found):
+            return None
         return str(ip_network((address, self.block_size), strict=False))
 
 
 @dataclass(frozen=True, slots=True)
 class End:
-    """A node as tunnels see it: own address with the subnet's length, and (address, MAC) of its tunnel devices."""
+    """A node as tunnels see it: its own address, its subnet, and (address, MAC) of its tunnel devices."""
 
     name: str
-    local: Interface
+    host: str
+    place: Range
+    subnet: Range
     vxlan: tuple[str, str]
     ipip: str
 
@@ -60,10 +80,10 @@ def pools(snapshot: Snapshot) -> tuple[Pool, ...]:
     found = []
     for pool in snapshot.kind("IPPool").values():
         if isinstance(pool, IPPool) and (mode := encapsulation(pool.spec)) is not None:
-            network = _network(pool.spec.cidr)
-            if network is not None:
-                found.append(Pool(pool.name, network, *mode, pool.spec.effective_block_size))
-    return tuple(sorted(found, key=lambda one: (one.network.version, one.network.network_address.packed)))
+            found_range = _range(pool.spec.cidr)
+            if found_range is not None:
+                found.append(Pool(pool.name, found_range, *mode, pool.spec.effective_block_size))
+    return tuple(sorted(found, key=lambda one: (one.version, one.range.first)))
 
 
 def encapsulation(spec: IPPoolSpec) -> tuple[str, bool] | None:
@@ -102,7 +122,7 @@ class _Planner:
         return Tunnels(devices, tuple(self._peers(devices)), routes, tuple(self._problems))
 
     def _devices(self) -> Iterator[Device]:
-        for kind, version in sorted({(pool.kind, pool.network.version) for pool in self._pools}):
+        for kind, version in sorted({(pool.kind, pool.version) for pool in self._pools}):
             own = self._ends[version].get(self._me)
             if own is None:
                 self._problems.append(f"{_what(kind, version)}: node {self._me} has no IPv{version} address")
@@ -114,14 +134,14 @@ class _Planner:
                 yield self._vxlan(own, version)
             else:
                 mtu = _number(self._felix, "ipipMTU", 0)
-                yield Device(names.IPIP_DEVICE, IPIP, 4, str(own.local.ip), own.ipip, mtu=mtu)
+                yield Device(names.IPIP_DEVICE, IPIP, 4, own.host, own.ipip, mtu=mtu)
 
     def _vxlan(self, own: End, version: int) -> Device:
         return Device(
             name=names.VXLAN_DEVICES[version],
             kind=VXLAN,
             version=version,
-            local=str(own.local.ip),
+            local=own.host,
             address=own.vxlan[0],
             mac=own.vxlan[1],
             mtu=_number(self._felix, "vxlanMTU" if version == 4 else "vxlanMTUV6", 0),
@@ -135,10 +155,11 @@ class _Planner:
                 continue
             for end in sorted(self._ends[device.version].values(), key=lambda one: one.name):
                 if end.name != self._me and end.vxlan[0]:
-                    yield Peer(device.name, *end.vxlan, str(end.local.ip))
+                    yield Peer(device.name, *end.vxlan, end.host)
 
     def _routes(self, ready: set[tuple[str, int]], borrowed: Mapping[str, str]) -> Iterator[tuple[str, TunnelRoute]]:
-        for (host, cidr), affinity in self._snapshot.affinities.items():
+        affinities = self._snapshot.affinities
+        for (host, cidr), affinity in affinities.items():
             if affinity.state not in ("", "confirmed") or affinity.deleted:
                 continue
             pool = self._pool_of(cidr)
@@ -146,30 +167,29 @@ class _Planner:
                 continue
             if host != self._me:
                 yield from self._remote(cidr, host, pool, ready)
-            elif not cidr.endswith(f"/{_HOST_LENGTH[pool.network.version]}"):
+            elif not cidr.endswith(f"/{_HOST_LENGTH[pool.version]}"):
                 yield cidr, TunnelRoute()
         for address, host in (*self._tunnel_ends(), *borrowed.items()):
             pool = self._pool_of(address)
             if pool is None or host == self._me:
                 continue
-            if (host, pool.block_of(address)) not in self._snapshot.affinities:
-                yield from self._remote(f"{address}/{_HOST_LENGTH[pool.network.version]}", host, pool, ready)
+            if (host, pool.block_of(address)) not in affinities:
+                yield from self._remote(f"{address}/{_HOST_LENGTH[pool.version]}", host, pool, ready)
 
     def _remote(
         self, cidr: str, host: str, pool: Pool, ready: set[tuple[str, int]]
     ) -> Iterator[tuple[str, TunnelRoute]]:
-        version = pool.network.version
-        there, own = self._ends[version].get(host), self._ends[version].get(self._me)
+        there, own = self._ends[pool.version].get(host), self._ends[pool.version].get(self._me)
         if there is None or own is None:
             return
-        if pool.cross_subnet and there.local.ip in own.local.network:
-            yield cidr, TunnelRoute(str(there.local.ip))
-        elif (pool.kind, version) not in ready or not there.address(pool.kind):
+        if pool.cross_subnet and own.subnet.holds(there.place):
+            yield cidr, TunnelRoute(there.host)
+        elif (pool.kind, pool.version) not in ready or not there.address(pool.kind):
             return
         elif pool.kind == VXLAN:
-            yield cidr, TunnelRoute(there.vxlan[0], names.VXLAN_DEVICES[version])
+            yield cidr, TunnelRoute(there.vxlan[0], names.VXLAN_DEVICES[pool.version])
         else:
-            yield cidr, TunnelRoute(str(there.local.ip), names.IPIP_DEVICE)
+            yield cidr, TunnelRoute(there.host, names.IPIP_DEVICE)
 
     def _tunnel_ends(self) -> Iterator[tuple[str, str]]:
         """Addresses of tunnel devices may lie in a block of another node as well."""
@@ -178,16 +198,10 @@ class _Planner:
                 yield from ((address, end.name) for address in (end.vxlan[0], end.ipip) if address)
 
     def _pool_of(self, cidr: str) -> Pool | None:
-        network = _network(cidr)
-        if network is None:
+        found = _range(cidr)
+        if found is None:
             return None
-        return next((pool for pool in self._pools if _within(network, pool.network)), None)
-
-
-def _within(inner: Network, outer: Network) -> bool:
-    return (
-        inner.version == outer.version and inner.prefixlen >= outer.prefixlen and inner.network_address in outer
-    )
+        return next((pool for pool in self._pools if pool.range.holds(found)), None)
 
 
 def _what(kind: str, version: int) -> str:
@@ -198,29 +212,33 @@ def _end(node: Node, version: int) -> End | None:
     """The node's side; None when it has no (valid) address of that IP version."""
     bgp, spec = node.spec.bgp, node.spec
     text = (bgp.ipv4_address if version == 4 else bgp.ipv6_address) if bgp else ""
-    try:
-        local = ip_interface(text)
-    except ValueError:
+    host = text.partition("/")[0]
+    place, subnet = _range(host), _range(text)
+    if place is None or subnet is None or place.version != version:
         return None
     address = spec.ipv4_vxlan_tunnel_addr if version == 4 else spec.ipv6_vxlan_tunnel_addr
     mac = spec.vxlan_tunnel_mac_addr if version == 4 else spec.vxlan_tunnel_mac_addr_v6
     ipip = bgp.ipv4_ipip_tunnel_addr if bgp and version == 4 else ""
     mac = mac.lower() if re.fullmatch(_MAC, mac) else names.tunnel_mac(node.name, version)
-    return End(node.name, local, (_bare(address), mac), _bare(ipip))
+    return End(node.name, bare(host), place, subnet, (bare(address), mac), bare(ipip))
 
 
-def _bare(text: str) -> str:
+@lru_cache(maxsize=1 << 16)
+def bare(text: str) -> str:
+    """An address in its usual form; "" for what is none."""
     try:
         return str(ip_address(text))
     except ValueError:
         return ""
 
 
-def _network(text: str) -> Network | None:
+@lru_cache(maxsize=1 << 17)
+def _range(text: str) -> Range | None:
     try:
-        return ip_network(text, strict=False)
+        found = ip_network(text, strict=False)
     except ValueError:
         return None
+    return Range(found.version, int(found.network_address), int(found.broadcast_address))
 
 
 def _felix(snapshot: Snapshot, node_name: str) -> dict[str, Any]:
