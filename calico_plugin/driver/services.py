@@ -21,6 +21,7 @@ from calico_plugin.driver.allocations import Allocations
 from calico_plugin.driver.app import create_app
 from calico_plugin.driver.endpoints import Endpoints
 from calico_plugin.driver.hops import Hops
+from calico_plugin.driver.introduction import wait_for_names
 from calico_plugin.driver.ipam import handshake, ipam_driver
 from calico_plugin.driver.janitor import Janitor, Pace
 from calico_plugin.driver.journal import Journal
@@ -52,6 +53,7 @@ def build(
     run_dir: Path,
     lib_dir: Path,
     scope_setting: str = scope.AUTO,
+    host_plugin_dir: Path | None = None,
     interface_prefix: str = "cali",
     mtu: int | None = None,
     own_profiles: bool = True,
@@ -79,7 +81,9 @@ def build(
     janitor.start()
 
     def caller_scope() -> str:
-        return scope.of_caller(scope_setting, request.environ.get("gunicorn.socket"))
+        connection = request.environ.get("gunicorn.socket")
+        wait_for_names(connection, host_plugin_dir, run_dir)
+        return scope.of_caller(scope_setting, connection)
 
     def close() -> None:
         janitor.close()

@@ -71,6 +71,7 @@ class DriverApplication(BaseApplication):
             run_dir=settings.run_dir,
             lib_dir=settings.lib_dir,
             scope_setting=settings.scope,
+            host_plugin_dir=settings.host_plugin_dir,
             interface_prefix=settings.interface_prefix,
             mtu=settings.veth_mtu,
             own_profiles=settings.create_profiles,

@@ -180,8 +180,8 @@ def start(settings: Settings, environ: dict[str, str], tree: Tree) -> None:
     services = parts(settings)
     if settings.node.managed:
         # Docker waits nine seconds for the socket, and then throws the plugin out: before all that may take long.
-        tree.start([one for one in services if one.name == DRIVER])
         plain_names.start(settings)
+        tree.start([one for one in services if one.name == DRIVER])
     if own_etcd:
         _start_etcd(settings, host, tree)
     startup.report_name(settings, environ)

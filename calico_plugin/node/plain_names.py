@@ -17,7 +17,7 @@ import json
 import threading
 import time
 from pathlib import Path
-from typing import Any, Callable
+from typing import Any
 from urllib.parse import quote
 
 import structlog
@@ -27,10 +27,12 @@ from calico_plugin.node.ready import PLUGIN_SOCKETS, UnixConnection
 
 log: Any = structlog.get_logger(part="names")
 
+# In the run directory; the driver waits for it (`driver.introduction`), for a moment.
+KNOWN_NAME = "plain-names-known"
 # What Docker says of a driver that it takes for a managed plugin of another name.
 UNRESOLVED = "could not resolve driver"
 _SECONDS = 30.0
-_AGAIN_SECONDS = 0.25
+_AGAIN_SECONDS = 0.1
 _UNIX = "unix://"
 _EVENTS = "/events?filters=" + quote(json.dumps({"type": ["plugin"]}))
 _STOPPED = "/containers/json?all=1&filters=" + quote(json.dumps({"status": ["created", "exited"]}))
@@ -41,14 +43,17 @@ def start(settings: Settings) -> None:
     folder, host = settings.host_plugin_dir, settings.docker_host
     if folder is None or not host.startswith(_UNIX):
         return
-    threading.Thread(target=_forever, args=(folder, Path(host.removeprefix(_UNIX))), name="names", daemon=True).start()
+    known = settings.run_dir / KNOWN_NAME
+    known.unlink(missing_ok=True)
+    arguments = (folder, Path(host.removeprefix(_UNIX)), known)
+    threading.Thread(target=_forever, args=arguments, name="names", daemon=True).start()
 
 
-def _forever(folder: Path, docker: Path) -> None:
+def _forever(folder: Path, docker: Path, known: Path) -> None:
     told = ""
     while True:
         try:
-            _one_life_of_docker(folder, docker, log.info)
+            _one_life_of_docker(folder, docker, known)
             told = ""
         except (OSError, http.client.HTTPException, ValueError, KeyError) as error:
             # Docker is away, or still on its way up.
@@ -58,7 +63,7 @@ def _forever(folder: Path, docker: Path) -> None:
         time.sleep(_AGAIN_SECONDS)
 
 
-def _one_life_of_docker(folder: Path, docker: Path, say: Callable[[str], None]) -> None:
+def _one_life_of_docker(folder: Path, docker: Path, known: Path) -> None:
     """Returns when Docker has ended. Raises OSError, HTTPException, ValueError, KeyError."""
     for name in PLUGIN_SOCKETS:
         _ask(folder / name, "POST", "/Plugin.Activate")
@@ -67,9 +72,10 @@ def _one_life_of_docker(folder: Path, docker: Path, say: Callable[[str], None]) 
         events.request("GET", _EVENTS)
         stream = events.getresponse()
         _ask(docker, "GET", "/volumes")
-        say("Docker knows the drivers by their plain names")
+        known.touch()
+        log.info("Docker knows the drivers by their plain names")
         for name in start_failed(docker):
-            say(f"Started container {name}, which Docker could not start before it knew the driver")
+            log.info(f"Started container {name}, which Docker could not start before it knew the driver")
         events.sock.settimeout(None)
         while stream.read1():
             pass

@@ -9,6 +9,8 @@ from typing import Any
 import pytest
 
 from calico_plugin.config import Settings, variables
+from calico_plugin.driver import introduction
+from calico_plugin.node import plain_names
 
 HERE = Path(__file__).parents[2]
 CONFIG: dict[str, Any] = json.loads((HERE / "plugin" / "config.json").read_text())
@@ -82,3 +84,8 @@ def test_packages_are_those_of_make_setup() -> None:
     """Host, image and plugin run with the same Debian packages: one list."""
     assert "plugin/packages.txt" in (HERE / "Makefile").read_text()
     assert "plugin/install.sh" in (HERE / "Dockerfile").read_text()
+
+
+def test_the_file_that_tells_of_plain_names() -> None:
+    """calico-node writes it, the driver waits for it; neither may import the other."""
+    assert plain_names.KNOWN_NAME == introduction.KNOWN_FILE
