@@ -10,7 +10,7 @@ from __future__ import annotations
 import time
 from collections import Counter
 from dataclasses import dataclass, field
-from datetime import datetime
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Callable, Mapping
 
@@ -35,6 +35,8 @@ _TURN = 2.0
 # Turns between two looks at the sessions.
 _LOOK_TURNS = 5
 _MOVED_SECONDS = 2.0
+# BIRD tells whole milliseconds, of a clock that it reads now and then.
+_CLOCK_STEP = timedelta(milliseconds=2)
 
 
 def selects(selector: str, labels: Mapping[str, str]) -> bool:
@@ -132,7 +134,7 @@ class BirdWorker:
     def _is_behind(self) -> bool:
         """Whether BIRD runs on a configuration that is older than the file."""
         reconfigured = self._reconfigured()
-        return reconfigured is not None and reconfigured < self._written()
+        return reconfigured is not None and reconfigured < self._written() - _CLOCK_STEP
 
     def _load(self, snapshot: Snapshot) -> None:
         before = self._reconfigured()
@@ -185,7 +187,7 @@ class BirdWorker:
         try:
             return datetime.fromtimestamp((self._run_dir / CONF_NAME).stat().st_mtime)
         except OSError:
-            return datetime.min
+            return datetime.min + _CLOCK_STEP
 
     def _await_move(self, before: datetime | None) -> None:
         """BIRD answers `configure` before it has carried it out."""
