@@ -33,10 +33,11 @@ def hosts():
         plugins.start_registry(lab["host1"])
         name = plugin_name(lab)
         plugins.publish(lab["host1"], name)
-        for host in lab.hosts:
-            assert plugins.install(lab, host, name) < INSTALL_SECONDS
-            # Without a pause: what a script would do.
-            lab[host].run(*CREATE, NETWORK)
+        assert plugins.install(lab, "host2", name) < INSTALL_SECONDS
+        assert plugins.install(lab, "host1", name) < INSTALL_SECONDS
+        # Without a pause: what a script would do.
+        lab["host1"].run(*CREATE, NETWORK)
+        wait_for("the network on host2", lambda: networks(lab, "host2") == [NETWORK], 15)
         yield lab
         assert not bug_lines(lab)
     finally:
@@ -49,6 +50,11 @@ def pair(hosts) -> tuple[Container, Container]:
     return tuple(
         start_container(hosts, host, f"plugin-{host}", NETWORK, "--init", "--restart=always") for host in hosts.hosts
     )
+
+
+def networks(lab, host: str) -> list[str]:
+    """Names of the networks of our driver."""
+    return lab[host].run("docker", "network", "ls", "-f", "driver=calico", "--format", "{{.Name}}").stdout.split()
 
 
 def plugin_name(lab) -> str:
@@ -174,8 +180,9 @@ def test_removal(hosts, pair):
     for one in pair:
         one.remove()
     wait_for("nothing left", lambda: leaks.none(hosts), 20, 0.5)
+    hosts["host1"].run("docker", "network", "rm", NETWORK)
     for host in hosts.hosts:
-        hosts[host].run("docker", "network", "rm", NETWORK)
+        wait_for("no network", lambda: networks(hosts, host) == [], 15)
         wait_for("the plugin not to be in use", lambda: hosts[host].run(
             "docker", "plugin", "disable", ALIAS, check=False).returncode == 0, 5)
         hosts[host].run("docker", "plugin", "rm", ALIAS)
