@@ -9,11 +9,12 @@ import shutil
 import subprocess
 from pathlib import Path
 
+from tests.lab.machine import Machine, Process, marked
 from tests.lab.spec import BOOKWORM, DockerRelease
 
 CACHE = Path("/var/cache/calico-lab")
 PACKAGES = {
-    "trixie": "docker.io,iproute2,iptables,ca-certificates",
+    "trixie": "docker.io,docker-cli,iproute2,iptables,ca-certificates",
     "forky": "docker.io,docker-cli,iproute2,iptables,ca-certificates",
 }
 MIRROR = "http://deb.debian.org/debian"
@@ -22,6 +23,11 @@ SCRIPT = "/usr/share/debootstrap/scripts/sid"
 
 TRIXIE = DockerRelease("26.1", root=CACHE / "trixie")
 FORKY = DockerRelease("28.5", root=CACHE / "forky")
+ENGINE = Path(__file__).with_name("engine.sh")
+# The client that belongs to the daemon, in the daemon's own root.
+CLIENT = """#!/bin/sh
+exec nsenter -t "$(cat /run/docker.pid)" -m -- docker "$@"
+"""
 RELEASES = {release.label: release for release in (BOOKWORM, TRIXIE, FORKY)}
 
 
@@ -42,3 +48,23 @@ def ensure(release: DockerRelease) -> None:
         done = subprocess.run(words, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
         assert done.returncode == 0, f"debootstrap {suite} failed:\n{done.stdout[-2000:]}"
         fresh.rename(release.root)
+
+
+def command(machine: Machine, release: DockerRelease) -> list[str]:
+    """What starts dockerd on a machine; also makes `docker` there the client of that release."""
+    if release.root is None:
+        return ["dockerd"]
+    ensure(release)
+    script = 'test -e /run/docker-client || { cat >/run/docker-client; chmod 755 /run/docker-client; ' \
+             'mount --bind /run/docker-client /usr/bin/docker; }'
+    machine.run("/bin/sh", "-c", script, stdin=CLIENT.encode())
+    return ["unshare", "--mount", "--propagation", "private", "/bin/sh", str(ENGINE), str(release.root), "dockerd"]
+
+
+def process(machine: Machine, release: DockerRelease) -> Process | None:
+    """The running dockerd of a release with a root of its own; its mounts are not the machine's."""
+    if release.root is None:
+        return None
+    found = [one for one in marked(f"{machine.lab}/{machine.name}\0") if one.argv[0] == "dockerd"]
+    assert len(found) == 1, f"{machine.name} runs {len(found)} of dockerd"
+    return found[0]

@@ -5,6 +5,7 @@ import json
 import signal
 from dataclasses import dataclass
 
+from tests.lab import releases
 from tests.lab.image import IMAGE, busybox_tar
 from tests.lab.machine import Machine, Process
 from tests.lab.spec import LabSpec
@@ -64,7 +65,7 @@ class Docker:
     def start(self) -> None:
         """Start dockerd as its unit file would, and wait until it answers."""
         self.machine.run("rm", "-f", "/run/docker.pid")  # a killed one leaves it behind; its number may be in use again
-        self.machine.spawn("dockerd.log", "dockerd", *self.options())
+        self.machine.spawn("dockerd.log", *releases.command(self.machine, self.spec.release), *self.options())
         wait_for(f"dockerd on {self.machine.name}", self.answers, 90, 0.2)
 
     def options(self) -> list[str]:
@@ -82,7 +83,7 @@ class Docker:
 
     def process(self) -> Process:
         """The running dockerd."""
-        return one_of(self.machine, "dockerd")
+        return releases.process(self.machine, self.spec.release) or one_of(self.machine, "dockerd")
 
     def stop(self) -> None:
         """SIGTERM: containers are stopped, networks left in order."""
