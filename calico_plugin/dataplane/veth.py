@@ -15,7 +15,7 @@ import errno
 import struct
 from dataclasses import dataclass
 from ipaddress import IPv6Address
-from typing import Iterable, Iterator, Protocol, Sequence
+from typing import Iterable, Protocol, Sequence
 
 from calico_plugin.dataplane import netlink
 from calico_plugin.dataplane.netlink import Message, Reply, attribute, attributes, nested, text, u32
@@ -188,35 +188,50 @@ def remove_many(sockets: Sockets, names: Iterable[str]) -> int:
 
 
 def default_mtu(sockets: Sockets) -> int | None:
-    """The largest packet that reaches every host: MTU of the link that the default route leaves by (IPv4 first), or
-    less where a tunnel device of ours needs room for its wrapping. None without either: the kernel's own default.
+    """The largest packet that reaches every host; None without a default route and tunnels: the kernel's own default.
     """
-    found = [mtu for mtu in (_uplink_mtu(sockets), *_tunnel_mtus(sockets)) if mtu]
-    return min(found, default=None)
+    return smaller(uplink_mtu(sockets), tunnel_mtu(sockets))
 
 
-def _uplink_mtu(sockets: Sockets) -> int | None:
+def smaller(one: int | None, other: int | None) -> int | None:
+    """The smaller MTU of those that are known."""
+    return min((mtu for mtu in (one, other) if mtu), default=None)
+
+
+def uplink_mtu(sockets: Sockets) -> int | None:
+    """MTU of the link that the default route leaves by (IPv4 first), or None without one: containers should not
+    exceed it.
+    """
     for family in (_AF_INET, _AF_INET6):
         ask = Message(netlink.RTM_GETROUTE, 0, _ROUTE.pack(family, 0, 0, 0, 0, 0, 0, 0, 0), "routes cannot be listed")
         for data in sockets.dump(ask):
             found = dict(attributes(data, _ROUTE.size))
             if data[1] == 0 and data[4] == _TABLE_MAIN and _RTA_OIF in found and _RTA_DST not in found:
-                return _mtu_of(sockets, _LINK.pack(0, 0, struct.unpack("=I", found[_RTA_OIF])[0], 0, 0))
+                (mtu,) = _mtus(sockets, [_LINK.pack(0, 0, struct.unpack("=I", found[_RTA_OIF])[0], 0, 0)])
+                return mtu
     return None
 
 
-def _tunnel_mtus(sockets: Sockets) -> Iterator[int | None]:
-    for name in VXLAN_DEVICES.values():
-        yield _mtu_of(sockets, _LINK.pack(0, 0, 0, 0, 0), text(_IFLA_IFNAME, name))
+def tunnel_mtu(sockets: Sockets) -> int | None:
+    """The least that our tunnel devices leave room for, or None without any."""
+    found = _mtus(sockets, [_LINK.pack(0, 0, 0, 0, 0) + text(_IFLA_IFNAME, name) for name in VXLAN_DEVICES.values()])
+    return min((mtu for mtu in found if mtu), default=None)
 
 
 _TABLE_MAIN = 254
 _NO_STATISTICS = u32(_IFLA_EXT_MASK, _RTEXT_FILTER_SKIP_STATS)
 
 
-def _mtu_of(sockets: Sockets, header: bytes, name: bytes = b"") -> int | None:
-    ask = Message(netlink.RTM_GETLINK, 0, header + name + _NO_STATISTICS, "a link's MTU")
-    (reply,) = sockets.send([ask])
+def _mtus(sockets: Sockets, links: Sequence[bytes]) -> list[int | None]:
+    """Of links named by the start of a request; None for one that is not there."""
+    return [_mtu(reply) for reply in sockets.send([_about(link) for link in links])]
+
+
+def _about(link: bytes) -> Message:
+    return Message(netlink.RTM_GETLINK, 0, link + _NO_STATISTICS, "a link's MTU")
+
+
+def _mtu(reply: Reply) -> int | None:
     if reply.errno or not reply.objects:
         return None
     found = dict(attributes(reply.objects[0], _LINK.size))

@@ -21,7 +21,8 @@ log = logging.getLogger(__name__)
 
 _GATHER_SECONDS = 0.4
 _RETRY_SECONDS = 1.0
-_UPLINK_SECONDS = 30.0
+# How long an MTU is believed: the uplink's rarely changes, and asking reads all routes; a tunnel comes with a pool.
+_UPLINK_SECONDS, _TUNNEL_SECONDS = 30.0, 1.0
 _TRIES = 5
 
 
@@ -31,7 +32,9 @@ class Links:
     def __init__(self, sockets: Sockets, mtu: int | None, gather: float = _GATHER_SECONDS) -> None:
         self._sockets = sockets
         self._gather = gather
-        self._uplink = Uplink(lambda: mtu or veth.default_mtu(sockets))
+        self._mtu = mtu
+        self._uplink = Remembered(lambda: veth.uplink_mtu(sockets), _UPLINK_SECONDS)
+        self._tunnels = Remembered(lambda: veth.tunnel_mtu(sockets), _TUNNEL_SECONDS)
         self._lock = threading.Condition()
         self._doomed: dict[str, int] = {}
         self._closing = False
@@ -43,7 +46,10 @@ class Links:
         host = names.host_interface(endpoint)
         with self._lock:
             self._doomed.pop(host, None)
-        veth.ensure(self._sockets, Veth(host, names.temporary_interface(endpoint), mac, mtu or self._uplink.mtu()))
+        veth.ensure(self._sockets, Veth(host, names.temporary_interface(endpoint), mac, mtu or self._default_mtu()))
+
+    def _default_mtu(self) -> int | None:
+        return self._mtu or veth.smaller(self._uplink.mtu(), self._tunnels.mtu())
 
     def remove_later(self, endpoint: str) -> None:
         """The pair goes soon; unknown ones do no harm."""
@@ -92,13 +98,13 @@ class Links:
                 self._doomed = {**again, **self._doomed} if not self._closing else self._doomed
 
 
-class Uplink:
-    """MTU of the host's uplink, asked again every half minute: containers should not exceed it, and it rarely
-    changes.
-    """
+class Remembered:
+    """An MTU, asked again after so many seconds."""
 
-    def __init__(self, ask: Callable[[], int | None], clock: Callable[[], float] = time.monotonic) -> None:
-        self._ask, self._clock = ask, clock
+    def __init__(
+        self, ask: Callable[[], int | None], seconds: float, clock: Callable[[], float] = time.monotonic
+    ) -> None:
+        self._ask, self._seconds, self._clock = ask, seconds, clock
         self._lock = threading.Lock()
         self._until = 0.0
         self._mtu: int | None = None
@@ -107,5 +113,5 @@ class Uplink:
         with self._lock:
             if self._clock() >= self._until:
                 self._mtu = self._ask()
-                self._until = self._clock() + _UPLINK_SECONDS
+                self._until = self._clock() + self._seconds
             return self._mtu
