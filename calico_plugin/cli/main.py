@@ -1,8 +1,8 @@
 """The root of calicoctl: its commands, the one place where errors become text and an exit status, and the settings that
 all share.
 
-Exit status: 0 for success (and help), 1 for everything else. Errors go to standard error; a traceback never does (bugs
-of ours are shown in one line, the whole with `--log-level debug`).
+Exit status: 0 for success (and help), 1 for everything else; a command whose 1 is an answer has 2 for errors. Errors go
+to standard error; a traceback never does (bugs of ours are shown in one line, the whole with `--log-level debug`).
 """
 
 from __future__ import annotations
@@ -44,6 +44,7 @@ COMMANDS: dict[str, Lazy] = {
     "convert": Lazy("calico_plugin.cli.convert:convert", "Turn v1 manifests into v3 manifests."),
     "ipam": Lazy("calico_plugin.cli.ipam:ipam", "Addresses: show, check, release, configure, split."),
     "node": Lazy("calico_plugin.cli.node:node", "This host: run, status, stop, reset."),
+    "policy": Lazy("calico_plugin.cli.policy.command:policy", "Policy: explain, simulate, list, problems, log."),
     "datastore": Lazy("calico_plugin.cli.datastore:datastore", "The datastore: purge, lock, unlock, export."),
     "cluster": Lazy("calico_plugin.cli.cluster:cluster", "The cluster: diags."),
     "doctor": Lazy("calico_plugin.cli.doctor.command:doctor", "Find what is wrong with this host and the cluster."),
@@ -143,7 +144,7 @@ def run(arguments: Sequence[str], program: str = "calicoctl") -> int:
         status = root.main(list(arguments), prog_name=program, standalone_mode=False)
         return status if isinstance(status, int) else 0
     except click.exceptions.Exit as error:
-        return 1 if error.exit_code else 0
+        return error.exit_code
     except click.ClickException as error:
         error.show()
     except CalicoError as error:

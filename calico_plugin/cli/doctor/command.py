@@ -18,7 +18,9 @@ _SHOWN = 3
 @click.command()
 @click.option("-o", "--output", "form", default="text", help="text or json.")
 @click.option("--only", multiple=True, metavar="CHECK", help="Only this check; may be given several times.")
-@click.option("--explain", "text", metavar="TEXT", help="Explain an error text instead of looking at this host.")
+@click.option(
+    "--explain", "text", metavar="TEXT", help="Explain an error text (- for standard input); look at nothing else."
+)
 @common
 @click.pass_context
 def doctor(context: click.Context, form: str, only: tuple[str, ...], text: str | None, **given: Any) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import time
+from dataclasses import replace
 from datetime import datetime, timezone
 from functools import cached_property
 from typing import Any, Mapping, TypeVar
@@ -248,6 +249,7 @@ class Context:
         if "keeps trying" in sentence or "has to connect to us" in sentence:
             fault = probes.reaches(row.address, BGP_PORT)
             if fault:
+                (sentence,) = report.hints([replace(row, info=fault)], names)
                 sentence += f" (a TCP connection to its port {BGP_PORT}: {fault})"
         peer, _, why = sentence.partition(": ")
         return f"{peer} is down: {why}"

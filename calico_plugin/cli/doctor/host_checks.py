@@ -103,6 +103,21 @@ def _overhead(context: Context) -> int:
     return IPIP_BYTES if any(spec.ipip_mode not in ("", "Never") for spec in specs) else 0
 
 
+def network_manager(context: Context) -> Iterable[Finding]:
+    """NetworkManager leaves the links of containers alone."""
+    ignores = probes.network_manager()
+    if ignores is False:
+        meaning = "It may take addresses and routes of containers away."
+        command = (
+            "printf '[keyfile]\\nunmanaged-devices=interface-name:cali*;interface-name:tunl*\\n'"
+            " > /etc/NetworkManager/conf.d/calico.conf; systemctl reload NetworkManager"
+        )
+        summary = "NetworkManager runs and manages links of containers"
+        yield Finding("manager", Level.WARN, summary, meaning, command)
+    else:
+        yield Finding("manager", Level.OK, "leaves cali* alone" if ignores else "NetworkManager does not run")
+
+
 def tables(context: Context) -> Iterable[Finding]:
     """Disks of logs and state, and the table of connections, have room."""
     for folder in (context.settings.log_dir, context.settings.lib_dir, context.settings.run_dir):

@@ -9,6 +9,7 @@ import fcntl
 import http.client
 import json
 import os
+import re
 import socket
 import ssl
 import subprocess
@@ -29,6 +30,7 @@ from calico_plugin.node.ready import UnixConnection
 
 SECONDS = 2.0
 _MAIN_TABLE = 254
+_UNMANAGED = re.compile(r"^\s*unmanaged-devices\s*[+=].*interface-name:cali", re.MULTILINE)
 
 
 @dataclass(frozen=True, slots=True)
@@ -151,6 +153,8 @@ def reaches(address: str, port: int) -> str:
     try:
         with socket.create_connection((address, port), timeout=SECONDS):
             return ""
+    except TimeoutError:
+        return "Connection timed out"
     except OSError as error:
         return str(error.strerror or error)
 
@@ -178,6 +182,22 @@ def disk(path: Path) -> Disk | None:
     except OSError:
         return None
     return Disk(path, found.f_bavail / found.f_blocks if found.f_blocks else 1.0)
+
+
+def network_manager(root: Path = Path("/")) -> bool | None:
+    """Whether NetworkManager is told to leave containers' links alone; None when it does not run."""
+    if not (root / "run/NetworkManager").is_dir():
+        return None
+    folders = [root / place / "NetworkManager" for place in ("etc", "run", "usr/lib")]
+    files = [file for folder in folders for file in (folder / "NetworkManager.conf", *folder.glob("conf.d/*.conf"))]
+    return any(_UNMANAGED.search(_text(file)) for file in files)
+
+
+def _text(file: Path) -> str:
+    try:
+        return file.read_text(encoding="utf-8", errors="replace")
+    except OSError:
+        return ""
 
 
 def docker(host: str, path: str) -> Any:

@@ -53,6 +53,7 @@ CHECKS: Sequence[Check] = (
     Check("rp_filter", host_checks.rp_filter),
     Check("firewall", host_checks.forward_policy, needs_root=True),
     Check("mtu", host_checks.mtu, needs_etcd=True),
+    Check("manager", host_checks.network_manager),
     Check("room", host_checks.tables),
     Check("pools", address_checks.pools, needs_etcd=True),
     Check("pool routes", address_checks.pool_routes, needs_etcd=True),

@@ -9,7 +9,7 @@ from typing import Iterable
 
 import pytest
 
-from calico_plugin.cli.doctor import report, run
+from calico_plugin.cli.doctor import probes, report, run
 from calico_plugin.cli.doctor.context import Context
 from calico_plugin.cli.doctor.explain import explain
 from calico_plugin.cli.doctor.finding import Finding, Level
@@ -163,3 +163,22 @@ def test_report() -> None:
     assert "-> mend it with a long command " + "x" * 100 in text
     assert all(len(line) <= 80 for line in text.splitlines() if "->" not in line)
     assert "\x1b[31m" in report.text(found, 80, True)
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        (None, None),
+        ("", False),
+        ("[keyfile]\nunmanaged-devices=interface-name:eth1\n", False),
+        ("[keyfile]\nunmanaged-devices=interface-name:cali*;interface-name:tunl*\n", True),
+        ("[keyfile]\n# unmanaged-devices=interface-name:cali*\n", False),
+    ],
+)
+def test_network_manager(text: str | None, expected: bool | None, tmp_path: Path) -> None:
+    """Whether it runs, and whether a file tells it to leave containers alone."""
+    if text is not None:
+        (tmp_path / "run/NetworkManager").mkdir(parents=True)
+        (tmp_path / "etc/NetworkManager/conf.d").mkdir(parents=True)
+        (tmp_path / "etc/NetworkManager/conf.d/x.conf").write_text(text)
+    assert probes.network_manager(tmp_path) is expected
