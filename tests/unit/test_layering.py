@@ -46,6 +46,8 @@ EXTRA: dict[str, frozenset[str]] = {
         "cli.node": "config node dataplane routing.apply",
         # The doctor looks at the host through these two alone; its checks take what they have read.
         "cli.doctor.context": "config node routing.apply",
+        # Counters and logged packets of this host's table.
+        "cli.policy.host": "config dataplane",
         "cli.doctor.probes": "config node.ready dataplane",
     }.items()
 }
