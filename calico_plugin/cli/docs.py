@@ -26,7 +26,8 @@ program writes, the original `calicoctl` reads, and the other way round.
 * **Where etcd is** comes from `/etc/calico/calicoctl.cfg` (or `--config`), and only when there is no such file from
   `ETCD_ENDPOINTS`, `ETCD_CA_CERT_FILE`, `ETCD_CERT_FILE`, `ETCD_KEY_FILE`, `ETCD_USERNAME` and `ETCD_PASSWORD`. `sudo`
   drops the environment: use `sudo -E`.
-* **Exit status** is 0 for success and for help, 1 for everything else (`diff`: also when something would change).
+* **Exit status** is 0 for success and for help, 1 for everything else (`diff`: also when something would change;
+  commands of `policy` whose 1 is an answer have 2 for errors).
 * **Errors and notes go to standard error**, results to standard output. Piped tables have fixed columns; on a terminal
   they are cut to its width.
 * **Files**: YAML or JSON, one object, a list, a `…List`, or several documents; `-f DIRECTORY` reads `*.yaml`, `*.yml`
