@@ -16,6 +16,7 @@ from typing import Any, Callable, Iterable, Sequence
 import structlog
 
 from calico_plugin.agent.bird import BirdWorker, Secrets
+from calico_plugin.agent.cutting import Cutter, Kernel
 from calico_plugin.agent.docker_sync import DockerSettings, DockerSync
 from calico_plugin.agent.lock import AgentLock
 from calico_plugin.agent.loop import Loop, Stop
@@ -30,6 +31,7 @@ from calico_plugin.agent.view import prefixes
 from calico_plugin.agent.worker import Worker
 from calico_plugin.config import NONE, Settings
 from calico_plugin.dataplane import conntrack, forwarding
+from calico_plugin.dataplane.addresses import local_addresses
 from calico_plugin.dataplane.generation import generation
 from calico_plugin.dataplane.netlink import NETLINK_NETFILTER, Netlink
 from calico_plugin.dataplane.nftables import Table
@@ -66,6 +68,7 @@ class Workers:
     shared: Watch
     bird: BirdWorker | None
     released: Released
+    cutter: Cutter
     status: Status
     docker: DockerSync
     forward: Worker
@@ -100,6 +103,7 @@ class Workers:
         return [
             *bird,
             self.released.worker,
+            self.cutter.worker,
             self.status.worker,
             self.docker.worker,
             self.docker.listener,
@@ -159,12 +163,12 @@ def run(settings: Settings) -> bool:
     metrics, health = Metrics(settings.node_name), Health()
     nftables = Netlink(protocol=NETLINK_NETFILTER)
     engine = PolicyEngine(settings.node_name, PolicyOptions())
-    policy = Policy(engine, Table(), metrics, lambda: generation(nftables))
     loops: list[Loop] = []
     workers = _workers(
         settings, _connect(settings), mailbox, metrics, health, lambda: loops[0].linkless if loops else ()
     )
     files, problems = StatusFiles(settings.run_dir), Problems(settings.run_dir)
+    policy = Policy(engine, Table(), metrics, lambda: generation(nftables), workers.cutter.submit, problems)
     encapsulate = settings.node.backend != NONE
     loop = Loop(settings.node_name, mailbox, policy, files, workers, metrics, health, problems, encapsulate)
     loops.append(loop)
@@ -225,11 +229,22 @@ def _workers(
         shared=Watch(kv, (keys.SHARED_NETWORKS,)),
         bird=_bird(settings, metrics),
         released=Released(lambda addresses: conntrack.forget(netfilter, addresses), mailbox.put, metrics),
+        cutter=Cutter(_kernel(), metrics),
         status=Status(kv, settings.node_name),
         docker=docker,
         forward=forward,
         servers=_servers(settings, metrics, health),
         felix_environment=_felix_environment(settings),
+    )
+
+
+def _kernel() -> Kernel:
+    # Sockets of its own: a long look must not keep the release of addresses waiting.
+    netfilter, links = Netlink(protocol=NETLINK_NETFILTER), Netlink()
+    return Kernel(
+        lambda addresses: conntrack.listing(netfilter, addresses),
+        lambda: local_addresses(links),
+        lambda connections: conntrack.cut(netfilter, connections),
     )
 
 

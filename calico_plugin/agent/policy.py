@@ -17,23 +17,36 @@ from calico_plugin.model.desired import Ruleset
 from calico_plugin.model.keys import ResourceKey
 from calico_plugin.model.resources import Resource
 from calico_plugin.observe.metrics import Metrics
+from calico_plugin.observe.problems import POLICY, Problems
 from calico_plugin.policy import PolicyEngine
+
+# Resources that metrics and files name at most.
+_NAMED = 100
 
 
 class Policy:
     """Owned by the loop's thread. `in_force` only changes when the kernel took the rules.
 
-    `generation` is the kernel's count of transactions (dataplane.generation).
+    `generation` is the kernel's count of transactions (dataplane.generation). `applied` is told every ruleset that is
+    in force and must return at once; `files` are told what is not understood.
     """
 
     def __init__(
-        self, engine: PolicyEngine, table: Table, metrics: Metrics, generation: Callable[[], int] = lambda: 0
+        self,
+        engine: PolicyEngine,
+        table: Table,
+        metrics: Metrics,
+        generation: Callable[[], int] = lambda: 0,
+        applied: Callable[[Ruleset], None] = lambda ruleset: None,
+        files: Problems | None = None,
     ) -> None:
+        self._applied, self._files = applied, files
         self._engine, self._table, self._metrics, self._generation = engine, table, metrics, generation
         self._seen = 0
-        self._dirty = self.failed = False
+        self._dirty = self.failed = self._told = False
         self._ruleset = Ruleset()
-        self._problems: Mapping[ResourceKey, str] = {}
+        # None: an earlier agent's may still stand in the file.
+        self._problems: Mapping[ResourceKey, str] | None = None
         self.in_force: Mapping[str, ResourceKey] = {}
         self._log = structlog.get_logger(part="policy")
 
@@ -79,6 +92,9 @@ class Policy:
         if applied:
             self._seen = self._generation()
             self._tell_refused(applied.refused)
+        if applied or not self._told:
+            self._told = True
+            self._applied(ruleset)
         self.in_force = dict(self._engine.interfaces())
         self._tell_problems()
         if not applied:
@@ -118,7 +134,16 @@ class Policy:
 
     def _tell_problems(self) -> None:
         problems = dict(self._engine.problems())
+        if problems == self._problems:
+            return
+        before = self._problems or {}
         for key, why in problems.items():
-            if self._problems.get(key) != why:
+            if before.get(key) != why:
                 self._log.error("a resource cannot be understood and fails closed", resource=str(key), why=why)
         self._problems = problems
+        self._metrics.policy_problems.clear()
+        for key in list(problems)[:_NAMED]:
+            self._metrics.policy_problems.labels(str(key)).set(1)
+        self._metrics.policy_not_understood.set(len(problems))
+        if self._files is not None:
+            self._files.tell(POLICY, [f"{key}: {why}; it fails closed" for key, why in problems.items()][:_NAMED])

@@ -1,4 +1,5 @@
-"""Forget the connections of addresses that left this host, before they are given to others (policy 4.7).
+"""Forget the connections of addresses that left this host, before they are given to others (policy 4.7); list those of
+some addresses, and cut some.
 
 An entry is deleted when the source of its original or of its reply direction is one of the addresses. The kernel
 filters by one address (Linux >= 5.8; an older one sends all and we look ourselves); for several at once, one dump of
@@ -12,7 +13,8 @@ import errno
 import re
 import socket
 import struct
-from typing import Collection
+from dataclasses import dataclass
+from typing import Collection, Iterable
 
 from calico_plugin.dataplane import sysctl
 from calico_plugin.dataplane.netlink import Message, Netlink, attribute, attributes, nested, refusal
@@ -20,7 +22,10 @@ from calico_plugin.dataplane.netlink import Message, Netlink, attribute, attribu
 _CT_GET, _CT_DELETE = (1 << 8) | 1, (1 << 8) | 2
 _NFGENMSG = struct.Struct("=BBH")
 _CTA_TUPLE_ORIG, _CTA_TUPLE_REPLY, _CTA_ID, _CTA_ZONE, _CTA_FILTER = 1, 2, 12, 18, 25
-_CTA_TUPLE_IP = 1
+_CTA_TUPLE_IP, _CTA_TUPLE_PROTO = 1, 2
+_CTA_STATUS, _EXPECTED = 3, 1
+_CTA_PROTO_NUM, _CTA_PROTO_SRC_PORT, _CTA_PROTO_DST_PORT = 1, 2, 3
+_CTA_PROTO_ICMP = {1: (5, 6), 58: (8, 9)}
 _CTA_IP_SRC: dict[int, int] = {socket.AF_INET: 1, socket.AF_INET6: 3}
 _FILTER_IP_SRC = 1
 _WHAT = "connections of a released address cannot be forgotten"
@@ -48,6 +53,70 @@ def forget(netlink: Netlink, addresses: Collection[str]) -> int:
                 if message is not None:
                     deletions[message.body] = message
     return _delete(netlink, list(deletions.values()))
+
+
+@dataclass(frozen=True, slots=True)
+class Connection:
+    """An entry of the kernel's table as policy sees its first packet: after DNAT, before SNAT.
+
+    `expected`: another connection announced it (it is `related` there). Ports and ICMP fields are None where it has
+    none.
+    """
+
+    source: str
+    destination: str
+    protocol: int
+    source_port: int | None
+    destination_port: int | None
+    icmp_type: int | None
+    icmp_code: int | None
+    expected: bool
+    deletion: Message
+
+
+def listing(netlink: Netlink, addresses: Collection[str]) -> list[Connection]:
+    """Connections that one of the addresses (both IP versions) started or answers. Raises DataplaneError."""
+    found: dict[bytes, Connection] = {}
+    for family in (socket.AF_INET, socket.AF_INET6):
+        wanted = {socket.inet_pton(family, text) for text in addresses if (":" in text) == (family == socket.AF_INET6)}
+        mentioned = re.compile(b"|".join(map(re.escape, wanted)), re.DOTALL)
+        for request in _requests(family, wanted):
+            for entry in netlink.dump(request):
+                deletion = _deletion(family, entry, wanted) if mentioned.search(entry) else None
+                if deletion is not None and deletion.body not in found:
+                    found[deletion.body] = _connection(family, entry, deletion)
+    return list(found.values())
+
+
+def cut(netlink: Netlink, connections: Iterable[Connection]) -> int:
+    """Delete entries, so that the next packet of each counts as the first of a new connection; how many were there.
+
+    Raises DataplaneError.
+    """
+    return _delete(netlink, [connection.deletion for connection in connections])
+
+
+def _connection(family: int, entry: bytes, deletion: Message) -> Connection:
+    parts = dict(attributes(entry, _NFGENMSG.size))
+    original, reply = (dict(attributes(parts.get(side, b""))) for side in (_CTA_TUPLE_ORIG, _CTA_TUPLE_REPLY))
+    asked, answers = (dict(attributes(side.get(_CTA_TUPLE_PROTO, b""))) for side in (original, reply))
+    protocol = asked.get(_CTA_PROTO_NUM, b"\0")[0]
+    kind, code = (asked.get(one) for one in _CTA_PROTO_ICMP.get(protocol, (0, 0)))
+    return Connection(
+        source=socket.inet_ntop(family, _source(family, parts[_CTA_TUPLE_ORIG])),
+        destination=socket.inet_ntop(family, _source(family, parts[_CTA_TUPLE_REPLY])),
+        protocol=protocol,
+        source_port=_port(asked.get(_CTA_PROTO_SRC_PORT)),
+        destination_port=_port(answers.get(_CTA_PROTO_SRC_PORT)),
+        icmp_type=kind[0] if kind else None,
+        icmp_code=code[0] if code else None,
+        expected=bool(int.from_bytes(parts.get(_CTA_STATUS, b""), "big") & _EXPECTED),
+        deletion=deletion,
+    )
+
+
+def _port(value: bytes | None) -> int | None:
+    return int.from_bytes(value[:2], "big") if value else None
 
 
 def _delete(netlink: Netlink, messages: list[Message]) -> int:

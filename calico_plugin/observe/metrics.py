@@ -66,6 +66,11 @@ class Metrics:
         self.conntrack_seconds = summary(
             "felix_route_table_conntrack_wait_seconds", "Time to forget the connections of released addresses"
         )
+        self.connections_cut = gauge("calico_connections_cut", "Connections that a change of policy forbade")
+        self.policy_not_understood = gauge(
+            "calico_policy_not_understood", "Resources that the policy engine does not understand; they fail closed"
+        )
+        self.policy_problems = gauge("calico_policy_problem", "1 for each resource that is not understood", "resource")
         self.bird_renders = gauge("calico_bird_renders", "Configurations of BIRD that were rendered")
         self.bird_failures = gauge("calico_bird_failures", "Configurations that BIRD refused or that could not be made")
         self.bird_problems = gauge("calico_bird_problems", "Resources left out of BIRD's configuration")

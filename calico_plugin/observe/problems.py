@@ -11,7 +11,7 @@ import os
 from pathlib import Path
 from typing import Sequence
 
-BIRD, ENCAPSULATION, NETWORKS = "bird", "encapsulation", "networks"
+BIRD, ENCAPSULATION, NETWORKS, POLICY = "bird", "encapsulation", "networks", "policy"
 FOLDER = "problems"
 
 

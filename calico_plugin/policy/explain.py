@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from ipaddress import ip_address
 from typing import Callable, Iterator
 
@@ -148,7 +149,16 @@ def contains(addresses: AddressSet, value: str) -> bool:
     """Membership, by covering prefix in an interval set."""
     if value in addresses.members:
         return True
-    return addresses.interval and any(_covers(listed, value) for listed in addresses.members if "/" in listed)
+    return addresses.interval and any(prefix in addresses.members for prefix in _prefixes(value))
+
+
+@lru_cache(maxsize=1024)
+def _prefixes(address: str) -> tuple[str, ...]:
+    """Every network that holds an address, as a set's member names it: so looks do not depend on the set's size."""
+    single = ip_address(address)
+    whole, number = single.max_prefixlen, int(single)
+    lowest = (whole - length for length in range(1, whole))
+    return tuple(f"{type(single)(number >> bits << bits)}/{whole - bits}" for bits in lowest)
 
 
 def _covers(cidr: str, address: str) -> bool:

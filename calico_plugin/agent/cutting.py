@@ -1,0 +1,237 @@
+"""Cuts the connections that a change of policy forbids; those that are still allowed go on. In a thread of its own.
+
+The rules let packets of established connections through first, so a new Deny alone would never meet them. After each
+change that may forbid something, the entries of conntrack that it may concern are judged by the same compiled rules
+(`policy.explain`), and those that would not be allowed to start now are deleted: their next packet counts as a first
+one and meets the policy.
+
+The work is bounded: changes are collected for a moment; what can only open is passed over; a set's change looks at the
+connections of the addresses that came or went, a list's or chain's at those of its endpoints; and the thread rests as
+long as it worked, so that the loop is not held up. The first time, after a start, all endpoints are looked at.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from dataclasses import dataclass, field
+from typing import Callable, Collection, Iterable, Mapping, Sequence
+
+import structlog
+
+from calico_plugin.agent.worker import Worker
+from calico_plugin.dataplane.conntrack import Connection
+from calico_plugin.model.desired import AddressSet, Chain, Ruleset, Verdict
+from calico_plugin.observe.metrics import Metrics
+from calico_plugin.policy import explain
+from calico_plugin.policy.chains import FROM_WORKLOAD, OWN, TO_WORKLOAD
+from calico_plugin.policy.explain import Flow
+
+COLLECT_SECONDS = 0.2
+_SLICE_SECONDS = 0.005
+_BATCH = 256
+_CHAIN_JUMPS = (Verdict.JUMP, Verdict.GOTO)
+
+
+@dataclass(frozen=True)
+class Kernel:
+    """What the cutter asks: connections of addresses, this host's own addresses, and to cut some connections."""
+
+    listing: Callable[[Collection[str]], Sequence[Connection]]
+    own_addresses: Callable[[], Collection[str]]
+    cut: Callable[[Iterable[Connection]], int]
+
+
+class Cutter:
+    """`submit` after every applied ruleset; the latest counts."""
+
+    def __init__(self, kernel: Kernel, metrics: Metrics, collect_seconds: float = COLLECT_SECONDS) -> None:
+        self._kernel, self._metrics, self._collect_seconds = kernel, metrics, collect_seconds
+        self._lock = threading.Lock()
+        self._latest: Ruleset | None = None
+        self._judged: Ruleset | None = None
+        self._log = structlog.get_logger(part="connections")
+        self.worker = Worker("connections", self._step)
+
+    def submit(self, ruleset: Ruleset) -> None:
+        with self._lock:
+            self._latest = ruleset
+        self.worker.wake()
+
+    def _step(self) -> None:
+        if self.worker.stopping.wait(self._collect_seconds):
+            return
+        with self._lock:
+            rules = self._latest
+        if rules is None or rules is self._judged:
+            return
+        wanted = concerned(self._judged, rules)
+        if wanted:
+            self._look(rules, wanted)
+        self._judged = rules
+
+    def _look(self, rules: Ruleset, wanted: Collection[str]) -> None:
+        connections = self._kernel.listing(wanted)
+        if not connections:
+            return
+        judge = Judge(rules, frozenset(self._kernel.own_addresses()))
+        forbidden: list[Connection] = []
+        for connection in self._resting(connections):
+            if judge.forbids(connection):
+                forbidden.append(connection)
+        cut = 0
+        for start in range(0, len(forbidden), _BATCH):
+            cut += self._kernel.cut(forbidden[start:start + _BATCH])
+            self.worker.stopping.wait(_SLICE_SECONDS)
+        if cut:
+            self._metrics.connections_cut.inc(cut)
+            first = forbidden[0]
+            self._log.info("cut connections that policy forbids now", connections=cut, looked_at=len(connections),
+                           first=f"{first.source} > {first.destination} protocol {first.protocol}")
+
+    def _resting(self, connections: Sequence[Connection]) -> Iterable[Connection]:
+        """The interpreter has one lock: work a little, then let the loop have it."""
+        began = time.monotonic()
+        for connection in connections:
+            yield connection
+            if time.monotonic() - began > _SLICE_SECONDS:
+                if self.worker.stopping.wait(_SLICE_SECONDS):
+                    return
+                began = time.monotonic()
+
+
+@dataclass
+class Judge:
+    """Whether connections would be allowed to start now. `host`: addresses of the host, whose own traffic to its
+    containers no policy meets.
+    """
+
+    rules: Ruleset
+    host: frozenset[str]
+    _interfaces: Mapping[str, str] = field(init=False)
+    _known: dict[tuple[object, ...], bool] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        self._interfaces = interfaces_of(self.rules)
+
+    def forbids(self, connection: Connection) -> bool:
+        if connection.expected:
+            return False
+        leaving = self._interfaces.get(connection.source)
+        entering = self._interfaces.get(connection.destination)
+        if leaving is not None and self._denies(explain.egress, leaving, connection):
+            return True
+        if entering is None or connection.source in self.host:
+            return False
+        return self._denies(explain.ingress, entering, connection)
+
+    def _denies(
+        self, walk: Callable[[Ruleset, str, Flow], explain.Walk | None], interface: str, connection: Connection
+    ) -> bool:
+        place = (
+            walk, interface, connection.source, connection.destination, connection.protocol, connection.source_port,
+            connection.destination_port, connection.icmp_type, connection.icmp_code,
+        )
+        if place not in self._known:
+            found = walk(self.rules, interface, _flow(connection))
+            self._known[place] = found is not None and found.verdict is Verdict.DROP
+        return self._known[place]
+
+
+def _flow(connection: Connection) -> Flow:
+    return Flow(
+        connection.source, connection.destination, connection.protocol, connection.source_port,
+        connection.destination_port, connection.icmp_type, connection.icmp_code,
+    )
+
+
+def interfaces_of(rules: Ruleset) -> Mapping[str, str]:
+    """Address -> interface of this host's endpoints."""
+    found = {}
+    for name in OWN.values():
+        for member in rules.sets[name].members:
+            interface, _, address = member.partition(" . ")
+            found[address] = interface
+    return found
+
+
+def concerned(old: Ruleset | None, new: Ruleset) -> set[str]:
+    """Addresses whose connections may be forbidden now and were not before; `old` None: all endpoints' of this host."""
+    addresses: dict[str, list[str]] = {}
+    for address, interface in interfaces_of(new).items():
+        addresses.setdefault(interface, []).append(address)
+    if old is None:
+        return {address for listed in addresses.values() for address in listed}
+    changes = _Changes(old, new)
+    found: set[str] = set()
+    for name in (FROM_WORKLOAD, TO_WORKLOAD):
+        before = old.maps[name].elements if name in old.maps else {}
+        for interface, chain in new.maps[name].elements.items():
+            if interface not in before:
+                continue  # it carried nothing before
+            touched = None if before[interface] != chain else changes.of(chain)
+            found.update(addresses.get(interface, ()) if touched is None else touched)
+    return found
+
+
+class _Changes:
+    """What changed below chains, each looked at once."""
+
+    def __init__(self, old: Ruleset, new: Ruleset) -> None:
+        self._old, self._new = old, new
+        self._chains: dict[str, frozenset[str] | None] = {}
+        self._sets: dict[str, tuple[frozenset[str], frozenset[str]]] = {}
+
+    def of(self, name: str) -> frozenset[str] | None:
+        """Addresses to look at; None: all of the endpoints that use the chain."""
+        if name not in self._chains:
+            self._chains[name] = self._of(self._new.chains[name])
+        return self._chains[name]
+
+    def _of(self, chain: Chain) -> frozenset[str] | None:
+        before = self._old.chains.get(chain.name)
+        if before is not chain and before != chain:
+            return None
+        found: set[str] = set()
+        for rule in chain.rules:
+            for match in rule.matches:
+                if match.set_name:
+                    came, went = self._moved(match.set_name)
+                    gained, lost = (went, came) if match.negated else (came, went)
+                    found |= _harmful(rule.verdict, bool(rule.origin), gained, lost)
+            if rule.verdict in _CHAIN_JUMPS:
+                below = self.of(rule.target)
+                if below is None:
+                    return None
+                found |= below
+        # A prefix stands for more addresses than can be asked for.
+        return None if any("/" in address for address in found) else frozenset(found)
+
+    def _moved(self, name: str) -> tuple[frozenset[str], frozenset[str]]:
+        if name not in self._sets:
+            self._sets[name] = _difference(self._old.sets.get(name), self._new.sets[name])
+        return self._sets[name]
+
+
+def _harmful(verdict: Verdict, written: bool, gained: frozenset[str], lost: frozenset[str]) -> set[str]:
+    """Of addresses that a rule matches now (or no more): those that this can forbid something. A `return` that nobody
+    wrote is a guard, which says nothing that the rules behind it do not say.
+    """
+    if verdict is Verdict.ACCEPT:
+        return {*lost}
+    if verdict is Verdict.DROP:
+        return {*gained}
+    return {*gained, *lost} if verdict is Verdict.RETURN and written else set()
+
+
+def _difference(old: AddressSet | None, new: AddressSet) -> tuple[frozenset[str], frozenset[str]]:
+    """Addresses that came and went; of `address . protocol . port` the address."""
+    if old is new:
+        return frozenset(), frozenset()
+    before = old.members if old is not None else frozenset()
+    came, went = new.members - before, before - new.members
+    return frozenset(map(_address, came)), frozenset(map(_address, went))
+
+
+def _address(member: str) -> str:
+    return member.partition(" . ")[0]
