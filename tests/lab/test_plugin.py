@@ -188,4 +188,4 @@ def test_removal(hosts, pair):
         hosts[host].run("docker", "plugin", "rm", ALIAS)
         assert hosts[host].shell("ls -A /run/docker/plugins") == ""
     hosts.node("host2").ctl("node", "reset")
-    assert hosts["host2"].shell("nft list tables; ls -A /var/lib/calico; ip -o link | grep cali || true") == ""
+    assert hosts["host2"].shell("nft list tables inet; ls -A /var/lib/calico; ip -o link | grep cali || true") == ""
