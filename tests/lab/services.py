@@ -62,10 +62,15 @@ class Docker:
     machine: Machine
     spec: LabSpec
 
+    @property
+    def release(self) -> releases.DockerRelease:
+        """Which one it is."""
+        return self.spec.release_of(self.machine.name)
+
     def start(self) -> None:
         """Start dockerd as its unit file would, and wait until it answers."""
         self.machine.run("rm", "-f", "/run/docker.pid")  # a killed one leaves it behind; its number may be in use again
-        self.machine.spawn("dockerd.log", *releases.command(self.machine, self.spec.release), *self.options())
+        self.machine.spawn("dockerd.log", *releases.command(self.machine, self.release), *self.options())
         wait_for(f"dockerd on {self.machine.name}", self.answers, 90, 0.2)
 
     def options(self) -> list[str]:
@@ -83,7 +88,7 @@ class Docker:
 
     def process(self) -> Process:
         """The running dockerd."""
-        return releases.process(self.machine, self.spec.release) or one_of(self.machine, "dockerd")
+        return releases.process(self.machine, self.release) or one_of(self.machine, "dockerd")
 
     def stop(self) -> None:
         """SIGTERM: containers are stopped, networks left in order."""

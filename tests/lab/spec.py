@@ -36,7 +36,8 @@ class LabSpec:
 
     ``cluster_store`` False gives hosts whose Docker knows nothing of the others (network scope local).
     ``own_pids`` False lets all hosts share the machine's PID namespace, as simpler labs do: what runs on one host then
-    sees the processes of the others. ``default_route`` False makes hosts without any default route.
+    sees the processes of the others. ``mixed`` are the releases of the first hosts, where not all have ``release``.
+    ``default_route`` False makes hosts without any default route.
     """
 
     name: str = "lab"
@@ -45,6 +46,7 @@ class LabSpec:
     own_pids: bool = True
     default_route: bool = True
     release: DockerRelease = BOOKWORM
+    mixed: tuple[DockerRelease, ...] = ()
     docker_options: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
@@ -54,6 +56,11 @@ class LabSpec:
             raise ValueError(f"name={self.name!r}: letters, digits and dashes only")
         if self.cluster_store and not self.release.cluster_store:
             raise ValueError(f"Docker {self.release.label} has no cluster store; ask for cluster_store=False")
+
+    def release_of(self, host: str) -> DockerRelease:
+        """What a Docker host runs."""
+        number = self.host_names.index(host)
+        return self.mixed[number] if number < len(self.mixed) else self.release
 
     @property
     def host_names(self) -> tuple[str, ...]:

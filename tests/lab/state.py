@@ -60,7 +60,8 @@ def claim_free(stem: str, tries: int = 16) -> Claim:
 
 def save(spec: LabSpec, machines: dict[str, Machine]) -> None:
     """Write down a running lab, so that another process can find it."""
-    data = {"spec": {**asdict(spec), "release": {**asdict(spec.release), "root": str(spec.release.root or "")}},
+    kinds = {"release": _written(spec.release), "mixed": [_written(one) for one in spec.mixed]}
+    data = {"spec": {**asdict(spec), **kinds},
             "machines": {name: [one.init.pid, one.init.started] for name, one in machines.items()}}
     path = folder(spec.name) / "state.json"
     path.write_text(json.dumps(data, indent=1))
@@ -69,13 +70,21 @@ def save(spec: LabSpec, machines: dict[str, Machine]) -> None:
 def load(name: str) -> tuple[LabSpec, dict[str, Machine]]:
     """Read what ``save`` wrote; FileNotFoundError when there is no such lab."""
     data = json.loads((folder(name) / "state.json").read_text())
-    release = data["spec"].pop("release")
-    made = DockerRelease(release["label"], Path(release["root"]) if release["root"] else None, release["cluster_store"])
+    release, mixed = _release(data["spec"].pop("release")), tuple(map(_release, data["spec"].pop("mixed", ())))
     data["spec"]["docker_options"] = tuple(data["spec"]["docker_options"])
-    spec = LabSpec(**data["spec"], release=made)
+    spec = LabSpec(**data["spec"], release=release, mixed=mixed)
     machines = {host: Machine(name, host, Process(pid, started, ()), folder(name) / "logs" / host, spec.own_pids)
                 for host, (pid, started) in data["machines"].items()}
     return spec, machines
+
+
+def _written(release: DockerRelease) -> dict:
+    return {**asdict(release), "root": str(release.root or "")}
+
+
+def _release(written: dict) -> DockerRelease:
+    root = Path(written["root"]) if written["root"] else None
+    return DockerRelease(written["label"], root, written["cluster_store"])
 
 
 def clear(name: str, keep_logs: bool = True) -> list[str]:

@@ -27,14 +27,16 @@ _WHAT = ("Name", "Driver", "Scope", "Internal", "Attachable", "EnableIPv6", "Ena
 
 
 def _params() -> list[Any]:
-    return [pytest.param(label, marks=[] if label == "20.10" else [pytest.mark.long]) for label in RELEASES]
+    labels = ("20.10", "26.1", "28.5", "20.10 and 28.5")
+    return [pytest.param(label, marks=[] if label == "20.10" else [pytest.mark.long]) for label in labels]
 
 
 @pytest.fixture(scope="module", params=_params())
 def pair(request: pytest.FixtureRequest) -> Iterator[Lab]:
     """host1 and host2, each with a Docker of its own, calico-node on both."""
     own = state.claim_free("pytest-pair")
-    lab = labs.up(LabSpec(own.name, hosts=2, cluster_store=False, release=RELEASES[request.param]))
+    mixed = tuple(RELEASES[label] for label in (request.param.split(" and ") * 2)[:2])
+    lab = labs.up(LabSpec(own.name, hosts=2, cluster_store=False, mixed=mixed))
     try:
         start_calico(lab)
         yield lab
@@ -67,7 +69,8 @@ def networks(lab: Lab, host: str) -> list[str]:
 def inspect(lab: Lab, host: str, name: str) -> dict[str, Any] | None:
     done = lab[host].run("docker", "network", "inspect", name, check=False)
     found = json.loads(done.stdout[:done.stdout.rindex("]") + 1]) if done.returncode == 0 else []
-    return {key: found[0].get(key) for key in _WHAT} if found else None
+    # Releases differ in what they leave out.
+    return {"EnableIPv4": True, **{key: found[0][key] for key in _WHAT if key in found[0]}} if found else None
 
 
 def everywhere(lab: Lab, name: str, seconds: float = PATIENCE) -> float:
