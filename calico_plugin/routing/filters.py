@@ -15,6 +15,9 @@ from calico_plugin.model.resources import BGPFilter
 from calico_plugin.model.resources.bgp import BGPFilterRule
 from calico_plugin.routing.sessions import parse_as
 
+# LOCAL_PREF of a route is this less its priority: the smaller number is the better one in both.
+_MOST_PRIORITY = 2147483647
+
 
 def filter_function(name: str, direction: str, version: int) -> str:
     """BIRD's name of a BGPFilter's function: quoted, at most 64 characters (2.6)."""
@@ -93,9 +96,14 @@ def _other_conditions(rule: BGPFilterRule) -> list[str]:
 
 
 def _path_conditions(rule: BGPFilterRule) -> list[str]:
-    if rule.priority is not None:
-        raise ValueError("priority is not offered here: routes carry none")
     conditions = []
+    if rule.priority is not None:
+        metric, preference = _priority(rule.priority)
+        # Of a route of ours it is the metric; one that came from a node of our AS carries it as LOCAL_PREF.
+        conditions.append(
+            f"(defined(krt_metric) && krt_metric = {metric}) || "
+            f"(defined(bgp_local_pref) && bgp_local_pref = {preference})"
+        )
     if rule.communities:
         for value in rule.communities.values:
             attribute, text = community(value)
@@ -116,7 +124,17 @@ def _operation(operation: dict[str, Any]) -> list[str]:
         if name == "prependASPath" and isinstance(argument, dict):
             # Each statement puts one number in front.
             return [f"bgp_path.prepend({parse_as(one)});" for one in reversed(argument.get("prefix") or [])]
+        if name == "setPriority" and isinstance(argument, dict):
+            # Not as the kernel's metric: when that changes, BIRD 2 leaves the route with the old one behind.
+            return [f"bgp_local_pref = {_priority(argument.get('value'))[1]};"]
     raise ValueError(f"operation {', '.join(operation) or 'without a name'} is not offered here")
+
+
+def _priority(value: object) -> tuple[int, int]:
+    """A route's priority as metric of a kernel's route and as LOCAL_PREF, which is how it travels in an AS (2.9)."""
+    if not isinstance(value, int) or isinstance(value, bool) or not 1 <= value < _MOST_PRIORITY:
+        raise ValueError(f"priority {value!r} is no number from 1 to {_MOST_PRIORITY - 1}")
+    return value, _MOST_PRIORITY - value
 
 
 def community(text: str) -> tuple[str, str]:

@@ -238,6 +238,35 @@ def test_wrong_password_keeps_a_session_down(cluster: Cluster) -> None:
     wait_for("the session", lambda: rr.states()["Node_10_192_0_254"], 40)
 
 
+def test_priority(cluster: Cluster) -> None:
+    """A filter gives a route another priority, which is its LOCAL_PREF; another filter finds it by that. Without them
+    all is as before."""
+    block = "192.168.2.0/26"
+    operation = {"setPriority": {"value": 512}}
+    prefer = BGPFilter(
+        metadata=Metadata(name="prefer"),
+        spec=BGPFilterSpec(
+            import_v4=(BGPFilterRule(action="Accept", cidr=block, match_operator="Equal", operations=(operation,)),)
+        ),
+    )
+    hide = BGPFilter(
+        metadata=Metadata(name="hide"), spec=BGPFilterSpec(export_v4=(BGPFilterRule(action="Reject", priority=512),))
+    )
+    clients = replace(CLIENTS, spec=replace(CLIENTS.spec, filters=("tell-outside", "prefer")))
+    tor4 = replace(TOR4, spec=replace(TOR4.spec, filters=("no-default", "hide")))
+    others = [one for one in REFLECTED if one not in (CLIENTS, TOR4)]
+    cluster.configure(*others, clients, tor4, prefer, hide, *nodes())
+    a, tor = cluster.hosts["a"], cluster.tor
+    told = "BGP.local_pref: 2147483135"
+    wait_for("the preference", lambda: told in "\n".join(a.client.routes("all for 192.168.2.1")), 40)
+    wait_for("a's block at the router", lambda: "192.168.1.0/26" in "\n".join(tor.client.routes()), 40)
+    wait_for("its end at the router", lambda: block not in "\n".join(tor.client.routes()), 40)
+    assert a.routes()[block]["gateway"] == "10.192.0.2"
+    cluster.configure(*REFLECTED, *nodes())
+    wait_for("the usual preference", lambda: told not in "\n".join(a.client.routes("all for 192.168.2.1")), 40)
+    wait_for("b's block at the router", lambda: block in "\n".join(tor.client.routes()), 40)
+
+
 def test_second_reflector_of_the_same_cluster(cluster: Cluster) -> None:
     """Equal cluster ids are no clients of each other."""
     two = [node("c", "10.192.0.3/24", "fd00:192::3/64", {"reflector": "yes"}, route_reflector_cluster_id="244.0.0.1")]
