@@ -15,7 +15,7 @@ from tests.lab.spec import BOOKWORM, DockerRelease
 CACHE = Path("/var/cache/calico-lab")
 PACKAGES = {
     "trixie": "docker.io,docker-cli,iproute2,iptables,ca-certificates",
-    "forky": "docker.io,docker-cli,iproute2,iptables,ca-certificates",
+    "forky": "docker.io,docker-cli,docker-compose,iproute2,iptables,ca-certificates",
 }
 MIRROR = "http://deb.debian.org/debian"
 # A release that this machine's debootstrap may not know yet is made like sid.

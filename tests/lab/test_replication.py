@@ -11,7 +11,7 @@ import pytest
 from tests.lab import lab as labs
 from tests.lab import leaks, state
 from tests.lab.conftest import start_calico
-from tests.lab.connectivity import start_container
+from tests.lab.connectivity import Container, start_container
 from tests.lab.diagnostics import bug_lines, dump
 from tests.lab.lab import Lab
 from tests.lab.releases import RELEASES
@@ -204,3 +204,55 @@ def test_made_and_removed_at_once(pair: Lab) -> None:
         pair["host1"].shell(" ".join((*CREATE, f"rep_short{number}")) + f"; docker network rm rep_short{number}")
     wait_for("nothing", lambda: not pair.etcd.keys(SHARED), 20, 0.3)
     assert not networks(pair, "host1") and not networks(pair, "host2")
+
+
+def addresses(one: Container) -> dict[str, str]:
+    networks_ = json.loads(one.inspect("{{json .NetworkSettings.Networks}}"))
+    return {name: network["IPAddress"] for name, network in networks_.items()}
+
+
+@pytest.mark.parametrize("bridge", ["a_bridge", "z_bridge"])
+def test_several_networks_and_a_bridge(pair: Lab, bridge: str) -> None:
+    """Reached by members of each of its networks, whichever has its default route; stop and start, too."""
+    for name in ("rep_m1", "rep_m2"):
+        pair["host1"].run(*CREATE, name)
+        everywhere(pair, name)
+    host = pair["host2"]
+    host.run("docker", "network", "create", bridge)
+    try:
+        both = start_container(pair, "host2", "many", "rep_m1", "--init")
+        for name in ("rep_m2", bridge):
+            host.run("docker", "network", "connect", name, both.name)
+        near, far = (start_container(pair, where, f"m2-{where}", "rep_m2", "--init") for where in ("host2", "host1"))
+        first, beside = start_container(pair, "host1", "m1", "rep_m1", "--init"), start_container(
+            pair, "host2", "br", bridge, "--init")
+        for _ in range(2):
+            found = addresses(both)
+            wait_for("routes", lambda: far.pings(found["rep_m2"]), 15)
+            assert near.pings(found["rep_m2"]) and first.pings(found["rep_m1"]) and beside.pings(found[bridge])
+            assert not far.pings(found["rep_m1"]) and not first.pings(found["rep_m2"])
+            host.run("docker", "restart", "-t", "1", both.name)
+    finally:
+        pair.docker("host2").remove_all_containers()
+        host.run("docker", "network", "rm", bridge)
+
+
+def test_compose(pair: Lab) -> None:
+    """A network made by compose is on the other host with compose's labels, so that the same file works there."""
+    if pair.spec.release_of("host1") != RELEASES["28.5"] or pair.spec.release_of("host2") != RELEASES["28.5"]:
+        pytest.skip("compose comes with 28.5")
+    text = ("services:\n  web:\n    image: busybox\n    init: true\n    command: sleep 100000\n    networks: [net]\n"
+            "networks:\n  net:\n    driver: calico\n    ipam: {driver: calico-ipam}\n")
+    for host in pair.hosts:
+        pair[host].run("sh", "-c", "mkdir -p /run/shop && cat >/run/shop/compose.yaml", stdin=text.encode())
+    up = ("docker", "compose", "-f", "/run/shop/compose.yaml", "up", "-d")
+    pair["host1"].run(*up)
+    assert everywhere(pair, "shop_net") < SECONDS
+    assert "already" not in pair["host2"].run(*up).stdout
+    a, b = (Container(pair[host], "shop-web-1") for host in pair.hosts)
+    wait_for("a route", lambda: a.pings(b.address()), 15)
+    down = ("docker", "compose", "-f", "/run/shop/compose.yaml", "down", "-t", "1")
+    pair["host1"].run(*down)
+    wait_for("a word about it", lambda: member(pair, "host2", "shop_net").get("state") == "in use", 15)
+    pair["host2"].run(*down)
+    nowhere(pair, "shop_net")
