@@ -1,0 +1,196 @@
+"""docs/policy.md played: networks, profiles, labels, a three-tier application, on two hosts with real containers."""
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+
+import pytest
+
+from tests.lab.connectivity import Container
+from tests.lab.wait import wait_for
+
+PAGE = Path(__file__).parents[2] / "docs" / "policy.md"
+LABELS = "CALICO_LIBNETWORK_LABEL_ENDPOINTS"
+ROUNDS, AT_ONCE = 10, 5
+
+
+def manifest(name: str) -> str:
+    """A manifest of the page, by the file name in its first line."""
+    found = re.search(rf"```yaml\n# {re.escape(name)}\n(.*?)```", PAGE.read_text(), re.DOTALL)
+    assert found, name
+    return found[1]
+
+
+@pytest.fixture(scope="module")
+def labelled(lab):
+    """calico-node takes over containers' labels while this module runs."""
+    for settings in ({LABELS: "true"}, {}):
+        for host in lab.hosts:
+            lab.node(host).stop()
+            lab.node(host).run(**settings)
+        if settings:
+            yield lab
+
+
+@pytest.fixture
+def apply(lab):
+    """Apply manifests; what they made is deleted after the test."""
+    made: list[str] = []
+
+    def put(text: str) -> None:
+        lab["host1"].run("calicoctl", "apply", "-f", "-", env=lab.node("host1").environment(), stdin=text.encode())
+        made.append(text)
+
+    yield put
+    for text in reversed(made):
+        lab["host1"].run("calicoctl", "delete", "-s", "-f", "-", env=lab.node("host1").environment(),
+                         stdin=text.encode(), check=False)
+
+
+def connects(source: Container, target: str, port: int) -> bool:
+    """Whether a TCP connection is made within a second."""
+    words = ("docker", "exec", source.name, "sh", "-c", f"nc -w 1 {target} {port} < /dev/null")
+    return source.machine.run(*words, check=False).returncode == 0
+
+
+def explained(lab, source: str, target: str, *what: str) -> tuple[int, dict]:
+    """Exit status and answer of `calicoctl policy explain` on host1."""
+    done = lab["host1"].run("calicoctl", "policy", "explain", source, target, *what, "-o", "json",
+                            env=lab.node("host1").environment(), check=False)
+    assert done.returncode in (0, 1), done.stdout
+    return done.returncode, json.loads(done.stdout)
+
+
+def ask(lab, *words: str, stdin: str = "") -> dict:
+    """The JSON answer of a `calicoctl policy` command on host1."""
+    done = lab["host1"].run("calicoctl", "policy", *words, "-o", "json", env=lab.node("host1").environment(),
+                            stdin=stdin.encode())
+    return json.loads(done.stdout)
+
+
+def test_walkthrough(labelled, network, run, apply):
+    """Every step of the page, and on the wire what `explain` says."""
+    lab = labelled
+    shop, office = network("shop"), network("office")
+
+    def start(host: str, role: str, port: int) -> Container:
+        return run(host, role, shop, "--label", f"org.projectcalico.label.role={role}",
+                   command=f"nc -ll -p {port} -e cat")
+
+    web, api, db = start("host1", "web", 80), start("host2", "api", 8080), start("host1", "db", 5432)
+    desk = run("host1", "desk", office)
+    at = {one.name: one.address() for one in (web, api, db, desk)}
+    wait_for("the other host's routes", lambda: connects(web, at["api"], 8080), 20)
+
+    # Two networks: profiles.
+    assert explained(lab, "web", "db", "tcp", "5432")[0] == 0 and connects(web, at["db"], 5432)
+    status, found = explained(lab, "desk", "db", "tcp", "5432")
+    assert status == 1 and found["ends"][1]["decidedBy"]["reason"] == "no profile rule matched"
+    assert not connects(desk, at["db"], 5432)
+
+    # Three tiers: what would change, then the change.
+    wait_for("labels", lambda: {(role, explained(lab, f"role={role}", "db", "tcp", "5432")[0])
+                                for role in ("web", "api", "db")} == {("web", 0), ("api", 0), ("db", 0)}, 15)
+    text = manifest("three-tiers.yaml")
+    changed = {(source["name"], target["name"], one["what"])
+               for one in ask(lab, "simulate", "-f", "-", stdin=text)["changed"]
+               for source in one["sources"] for target in one["destinations"] if source != target}
+    assert ("web", "db", "tcp 5432") in changed and not any(ends[2] == "tcp 5432" and ends[1] == "db"
+                                                            and ends[0] not in ("web", "db") for ends in changed)
+    apply(text)
+    wait_for("the policies", lambda: not connects(web, at["db"], 5432), 10, 0.1)
+    containers, ports = (web, api, db, desk), {"web": 80, "api": 8080, "db": 5432}
+    allowed = {("api", "web"), ("db", "web"), ("desk", "web"), ("web", "api"), ("api", "db")}
+    for source in containers:
+        for name, port in ports.items():
+            if source.name == name:
+                continue
+            expected = (source.name, name) in allowed
+            assert connects(source, at[name], port) is expected, (source.name, name)
+            status, found = explained(lab, at[source.name], at[name], "tcp", str(port))
+            assert (status == 0) is expected, found
+    status, found = explained(lab, "web", "db", "tcp", "5432")
+    entering = found["ends"][1]
+    assert "end of tier" in entering["decidedBy"]["reason"] and entering["next"]["kind"] == "Profile"
+
+    # What applies to the database, and how often.
+    rules = ask(lab, "list", "--for", "db", "--counters")["ingress"]
+    counted = [one["packets"] for one in rules if one["name"] == "shop-db"]
+    assert len(counted) == 1 and counted[0] > 0, rules
+
+    # A staged change; then in force: the open connection is cut, the other goes on.
+    staged = manifest("no-database.yaml")
+    apply(staged)
+    changes = ask(lab, "simulate", "--staged")["changed"]
+    assert [(one["sources"][0]["endpoint"], one["destinations"][0]["name"], one["what"]) for one in changes] == [
+        (_endpoint_name(lab, api), "db", "tcp 5432")]
+    with_db, with_api = Talk(api, at["db"], 5432), Talk(web, at["api"], 8080)
+    wait_for("both conversations", lambda: with_db.lines() > 2 and with_api.lines() > 2, 10)
+    apply(staged.replace("StagedGlobalNetworkPolicy", "GlobalNetworkPolicy"))
+    wait_for("the cut", lambda: with_db.is_silent(), 10)
+    assert not with_api.is_silent()
+    assert explained(lab, at["api"], "db", "tcp", "5432")[0] == 1
+
+
+def _endpoint_name(lab, container: Container) -> str:
+    """The WorkloadEndpoint of a container."""
+    found = json.loads(lab.node("host1").ctl("get", "wep", "-A", "-o", "json"))["items"]
+    return next(one["metadata"]["name"] for one in found if one["spec"]["endpoint"] == container.endpoint())
+
+
+class Talk:
+    """A conversation in one TCP connection, five lines a second, echoed."""
+
+    def __init__(self, source: Container, target: str, port: int) -> None:
+        self._source, self._file = source, f"/tmp/talk-{port}"
+        script = f"while sleep 0.2; do echo x; done | nc {target} {port} > {self._file}"
+        source.machine.run("docker", "exec", "-d", source.name, "sh", "-c", script)
+
+    def lines(self) -> int:
+        """Echoes so far."""
+        return len(self._source.run("sh", "-c", f"cat {self._file} || true"))
+
+    def is_silent(self) -> bool:
+        """No echo for a second."""
+        before = self.lines()
+        self._source.run("sleep", "1")
+        return self.lines() == before
+
+
+@pytest.mark.parametrize("rounds", [ROUNDS, pytest.param(100, marks=pytest.mark.long)])
+def test_first_packets_meet_exactly_their_policy(lab, network, run, apply, rounds):
+    """Fresh containers first ask for a connection to a forbidden and to an allowed port: on the wire to the target
+    there is no forbidden packet, and every allowed one.
+    """
+    net = network("cal_firsts")
+    target = run("host1", "firsts-target", net)
+    apply(f"""\
+apiVersion: projectcalico.org/v3
+kind: GlobalNetworkPolicy
+metadata: {{name: firsts}}
+spec:
+  selector: has({net})
+  types: [Egress]
+  egress:
+  - {{action: Allow, protocol: TCP, destination: {{ports: [5300]}}}}
+""")
+    wait_for("the policy", lambda: "firsts" in json.dumps(ask(lab, "list", "--for", "firsts-target")), 10)
+    wait_for("the policy in force", lambda: "po-gnp/firsts" in lab["host1"].run(
+        "nft", "list", "table", "inet", "calico").stdout, 10)
+    place = "/run/firsts.pcap"
+    capture = lab["host1"].popen("tcpdump", "-n", "-U", "-i", target.interface(), "-w", place,
+                                 "tcp[tcpflags] & (tcp-syn | tcp-ack) == tcp-syn")
+    wait_for("tcpdump", lambda: lab["host1"].run("test", "-e", place, check=False).returncode == 0, 10)
+    address = target.address()
+    # Nobody listens there: an allowed connection is refused at once.
+    script = f"nc -w 1 {address} 5301 & nc -w 1 {address} 5300; sleep 0.3"
+    commands = [f'docker run --rm --net {net} busybox sh -c "{script}"'] * AT_ONCE
+    together = " & ".join(f"{{ {command}; }}" for command in commands) + " & wait"
+    for _ in range(rounds // AT_ONCE):
+        lab["host1"].run("sh", "-c", together, seconds=90, check=False)
+    capture.terminate()
+    capture.wait(10)
+    seen = lab["host1"].run("tcpdump", "-n", "-r", place, check=False).stdout
+    assert f"{address}.5301" not in seen, seen
+    assert seen.count(f"> {address}.5300:") == rounds, seen
