@@ -237,3 +237,18 @@ def test_progress_is_for_terminals_only(cli: Cli, tmp_path: Path) -> None:
     assert done.stdout == "Successfully created 40 'GlobalNetworkSet' resource(s)\n"
     assert "create" in shown and "%" in shown
     assert cli(f"delete -f {tmp_path / 'sets.yaml'}")[2] == ""
+
+
+def test_deleting_a_node_tells_what_went_with_it(cli: Cli) -> None:
+    """At a terminal: endpoints, addresses, settings; a pipe gets the original's line alone."""
+    for name in ("nodes", "weps", "bgp"):
+        assert cli("apply -q -f -", FIXTURES[name])[0] == 0
+    controller, terminal = pty.openpty()
+    command = [sys.executable, "-m", "calico_plugin", "delete", "node", "dock-a"]
+    done = subprocess.run(command, stdout=subprocess.PIPE, stderr=terminal, text=True, timeout=60)
+    os.close(terminal)
+    shown = os.read(controller, 65536).decode()
+    os.close(controller)
+    assert done.stdout == "Successfully deleted 1 'Node' resource(s)\n"
+    assert "With Node(dock-a): " in shown and "endpoints" in shown
+    assert cli("delete node dock-b") == (0, "Successfully deleted 1 'Node' resource(s)\n", "")
