@@ -96,9 +96,9 @@ class DockerApi:
             "Internal": spec.internal,
             "Attachable": spec.attachable,
             "EnableIPv6": spec.enable_ipv6,
-            "Options": dict(spec.options),
-            "Labels": dict(spec.labels),
-            "IPAM": {"Driver": spec.ipam_driver, "Options": dict(spec.ipam_options), "Config": _ranges(spec)},
+            "Options": spec.options,
+            "Labels": spec.labels,
+            "IPAM": {"Driver": spec.ipam_driver, "Options": spec.ipam_options, "Config": _ranges(spec)},
         }
         if not spec.enable_ipv4:
             # The SDK's own call does not know this one.
@@ -219,10 +219,10 @@ def _spec(raw: Mapping[str, Any]) -> NetworkSpec:
     return NetworkSpec(
         driver=raw.get("Driver") or "",
         ipam_driver=ipam.get("Driver") or "",
-        ipam_options=ipam.get("Options") or {},
+        ipam_options=ipam.get("Options"),
         ranges=tuple(_range(one) for one in ipam.get("Config") or () if not _automatic(one)),
-        options=raw.get("Options") or {},
-        labels=raw.get("Labels") or {},
+        options=raw.get("Options"),
+        labels=raw.get("Labels"),
         internal=bool(raw.get("Internal")),
         attachable=bool(raw.get("Attachable")),
         enable_ipv4=bool(raw.get("EnableIPv4", True)),

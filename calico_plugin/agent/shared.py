@@ -186,10 +186,11 @@ def seconds(created: str) -> float | None:
 
 
 def _bare(spec: NetworkSpec) -> NetworkSpec:
-    return replace(spec, driver="", ipam_driver="")
+    maps = {name: getattr(spec, name) or {} for name in ("ipam_options", "options", "labels")}
+    return replace(spec, driver="", ipam_driver="", **maps)
 
 
 def _words(value: object) -> str:
     if isinstance(value, tuple):
         return " + ".join(one.subnet for one in value) or "none"
-    return str(value) if value not in ({}, "") else "none"
+    return str(value) if value not in ({}, "", None) else "none"

@@ -42,14 +42,17 @@ class AddressRange(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True
 
 
 class NetworkSpec(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, rename="camel"):
-    """What the user said to `docker network create`: all that is needed to make the same network again."""
+    """What the user said to `docker network create`: all that is needed to make the same network again.
+
+    Docker keeps an empty map and none apart, and shows them so; they mean the same.
+    """
 
     driver: str = "calico"
     ipam_driver: str = "calico-ipam"
-    ipam_options: dict[str, str] = {}
+    ipam_options: dict[str, str] | None = None
     ranges: tuple[AddressRange, ...] = ()
-    options: dict[str, str] = {}
-    labels: dict[str, str] = {}
+    options: dict[str, str] | None = None
+    labels: dict[str, str] | None = None
     internal: bool = False
     attachable: bool = False
     enable_ipv4: bool = True
