@@ -186,8 +186,9 @@ class TunnelTable:
         self._told = {name: why for name, why in self._told.items() if name in wanted}
         for name, link in tuple(present.items()):
             if name == IPIP_DEVICE and name not in wanted:
-                # The kernel makes it by itself with anyone's IPIP tunnel. Ours is only let go of.
-                self._clear(link)
+                # The kernel makes it by itself with anyone's IPIP tunnel. What we did not use is not ours to touch.
+                if link.index in self._names:
+                    self._clear(link)
             elif name not in wanted or not link.fits(wanted[name]):
                 self._delete(link, errors)
                 del present[name]
@@ -239,6 +240,7 @@ class TunnelTable:
         (reply,) = self._netlink.send([message])
         if reply.errno and reply.errno not in _GONE:
             errors.append(str(refusal(message.what, reply.errno, reply.explanation)))
+            self._devices_needed = True
 
     def _clear(self, link: _Link) -> None:
         for address, length in _addresses(self._netlink, link.index, socket.AF_INET):
