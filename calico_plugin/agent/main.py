@@ -30,7 +30,7 @@ from calico_plugin.agent.status_files import StatusFiles
 from calico_plugin.agent.view import prefixes
 from calico_plugin.agent.worker import Worker
 from calico_plugin.config import NONE, Settings
-from calico_plugin.dataplane import conntrack, forwarding
+from calico_plugin.dataplane import conntrack, forwarding, nflog
 from calico_plugin.dataplane.addresses import local_addresses
 from calico_plugin.dataplane.generation import generation
 from calico_plugin.dataplane.netlink import NETLINK_NETFILTER, Netlink
@@ -40,7 +40,7 @@ from calico_plugin.datastore.store import Store
 from calico_plugin.datastore.watch import Changes, Listed, Watch
 from calico_plugin.deadline import Deadline
 from calico_plugin.errors import CalicoError
-from calico_plugin.model import keys
+from calico_plugin.model import keys, names
 from calico_plugin.model.snapshot import Snapshot
 from calico_plugin.observe import log
 from calico_plugin.observe.health import Health
@@ -162,7 +162,8 @@ def run(settings: Settings) -> bool:
     mailbox = Mailbox()
     metrics, health = Metrics(settings.node_name), Health()
     nftables = Netlink(protocol=NETLINK_NETFILTER)
-    engine = PolicyEngine(settings.node_name, PolicyOptions())
+    group = names.NFLOG_GROUP if nflog.is_supported() else 0
+    engine = PolicyEngine(settings.node_name, PolicyOptions(log_group=group))
     loops: list[Loop] = []
     workers = _workers(
         settings, _connect(settings), mailbox, metrics, health, lambda: loops[0].linkless if loops else ()

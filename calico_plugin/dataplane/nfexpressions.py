@@ -14,10 +14,12 @@ from typing import Callable, Iterator
 from calico_plugin.dataplane import nftypes as types
 from calico_plugin.dataplane.nfwire import attribute, nested, number, string
 from calico_plugin.errors import DataplaneError
-from calico_plugin.model.desired import Field, Match, Rule, Verdict
+from calico_plugin.model.desired import Field, Match, Rule, Sample, Verdict
 
 # Felix's accept bit, the lowest of its mask 0xffff0000 (policy 4.9); only preDNAT policy sets it.
 SPARED_MARK = 0x10000
+# Of a Sample: how many at once, and how much of a packet (both headers).
+SAMPLE_BURST, SAMPLE_BYTES = 20, 128
 
 Expression = tuple[str, bytes]
 Anonymous = Callable[[tuple[int, ...], int, list[tuple[bytes, bytes]], bool], tuple[str, int]]
@@ -74,9 +76,19 @@ def expressions(rule: Rule, anonymous: Anonymous) -> Iterator[Expression]:
         yield from _match(match, anonymous)
     if rule.origin:
         yield "counter", attribute(1, bytes(8)) + attribute(2, bytes(8))
-    if rule.log is not None:
+    if isinstance(rule.log, Sample):
+        yield from _sample(rule.log)
+    elif rule.log is not None:
         yield "log", string(2, rule.log)
     yield from _verdict(rule)
+
+
+def _sample(sample: Sample) -> Iterator[Expression]:
+    """At most so many per second, to an nflog group."""
+    rate = attribute(1, struct.pack("!Q", sample.per_second)) + attribute(2, struct.pack("!Q", 1))
+    yield "limit", rate + number(3, SAMPLE_BURST) + number(4, 0) + number(5, 0)
+    group, threshold = (attribute(kind, struct.pack("!H", value)) for kind, value in ((1, sample.group), (4, 0)))
+    yield "log", group + string(2, sample.prefix) + number(3, SAMPLE_BYTES) + threshold
 
 
 def _match(match: Match, anonymous: Anonymous) -> Iterator[Expression]:

@@ -88,9 +88,9 @@ class Table:
         found: dict[tuple[str, str], int] = {}
         for name, numbers in counted(self._session.run(f"list table {TABLE}")).items():
             chain = ruleset.chains.get(name)
-            for rule, packets in zip(chain.rules if chain else (), numbers):
-                if packets is not None:
-                    found[(name, rule.origin)] = found.get((name, rule.origin), 0) + packets
+            written = (rule.origin for rule in (chain.rules if chain else ()) if rule.origin)
+            for origin, packets in zip(written, (number for number in numbers if number is not None)):
+                found[(name, origin)] = found.get((name, origin), 0) + packets
         return found
 
     def apply(self, ruleset: Ruleset) -> Applied:

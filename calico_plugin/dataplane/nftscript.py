@@ -5,9 +5,9 @@ Written for nft 1.0.6: `icmp type` and `icmp code` are two tests, negated pairs 
 
 from __future__ import annotations
 
-from calico_plugin.dataplane.nfexpressions import SPARED_MARK
+from calico_plugin.dataplane.nfexpressions import SAMPLE_BURST, SAMPLE_BYTES, SPARED_MARK
 from calico_plugin.dataplane.nfsteps import Elements, Line, Script, State, Step, difference
-from calico_plugin.model.desired import AddressSet, Field, Hook, Match, Rule, Ruleset, SetType, Verdict
+from calico_plugin.model.desired import AddressSet, Field, Hook, Match, Rule, Ruleset, Sample, SetType, Verdict
 from calico_plugin.model.names import NFT_TABLE
 
 FAMILY = "inet"
@@ -91,7 +91,10 @@ def render_rule(rule: Rule) -> str:
     parts = [render_match(match) for match in rule.matches]
     if rule.origin:
         parts.append("counter")
-    if rule.log is not None:
+    if isinstance(rule.log, Sample):
+        parts.append(f"limit rate {rule.log.per_second}/second burst {SAMPLE_BURST} packets")
+        parts.append(f'log prefix "{rule.log.prefix}" group {rule.log.group} snaplen {SAMPLE_BYTES}')
+    elif rule.log is not None:
         parts.append(f'log prefix "{rule.log}"')
     parts.append(_render_verdict(rule))
     return " ".join(part for part in parts if part)

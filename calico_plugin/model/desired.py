@@ -99,8 +99,19 @@ class Verdict(Enum):
 
 
 @dataclass(frozen=True, slots=True)
+class Sample:
+    """User space is told of a packet through an nflog group, with a prefix of at most 126 characters and the packet's
+    first bytes: `per_second` of them at most. Only in rules whose verdict is CONTINUE.
+    """
+
+    group: int
+    prefix: str
+    per_second: int
+
+
+@dataclass(frozen=True, slots=True)
 class Rule:
-    """All `matches` hold -> log if `log` is a prefix, then the verdict.
+    """All `matches` hold -> log if `log` is a prefix (the kernel's log) or a Sample, then the verdict.
 
     `origin` names what a person wrote (`tier|kind|namespace/name|rule N`); lines of one written rule share it.
     """
@@ -108,7 +119,7 @@ class Rule:
     verdict: Verdict
     matches: tuple[Match, ...] = ()
     target: str = ""
-    log: str | None = None
+    log: str | Sample | None = None
     origin: str = ""
 
 

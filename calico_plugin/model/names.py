@@ -25,6 +25,8 @@ LABEL_TIER = "projectcalico.org/tier"
 CONTAINER_LABEL_PREFIX = "org.projectcalico.label."
 
 NFT_TABLE = "calico"
+# Where our rules tell user space of packets (nflog).
+NFLOG_GROUP = 88
 ROUTE_PROTOCOL = 80
 BIRD_ROUTE_PROTOCOL = 12
 HOST_MAC = "ee:ee:ee:ee:ee:ee"

@@ -27,7 +27,7 @@ import re
 from dataclasses import dataclass, replace
 from typing import Callable, Iterable, Mapping
 
-from calico_plugin.model.desired import AddressSet, Chain, Field, Hook, Match, Rule, SetType, Verdict
+from calico_plugin.model.desired import AddressSet, Chain, Field, Hook, Match, Rule, Sample, SetType, Verdict
 from calico_plugin.model.keys import ResourceKey
 from calico_plugin.policy.blocks import Guard, cut, guard
 from calico_plugin.policy.options import PolicyOptions
@@ -121,7 +121,7 @@ def list_chain(part: ListPart, options: PolicyOptions) -> Chain:
         rules += [Rule(Verdict.JUMP, target=profile_chain_name(part.direction, name)) for name in part.profiles]
         why = "no profile rule matched" if part.profiles else "Profile|__PROFILE__|no profile"
         rules.append(Rule(Verdict.DROP, origin=why))
-    return Chain(list_chain_name(part), tuple(rules))
+    return Chain(list_chain_name(part), told(rules, part.direction, options))
 
 
 def _workload_start(part: ListPart, options: PolicyOptions) -> Iterable[Rule]:
@@ -165,7 +165,7 @@ def inlined(policy: PolicyInfo, direction: str) -> bool:
 
 def policy_rules(policy: PolicyInfo, direction: str, name_of: NameOf, options: PolicyOptions) -> tuple[Rule, ...]:
     prefix = log_prefix(options.log_prefix, policy)
-    found = _rules(policy.rules[direction], name_of, prefix)
+    found = told(_rules(policy.rules[direction], name_of, prefix), direction, options)
     allow = _ALLOWS.get(policy.flavour)
     if allow is None:
         return found
@@ -188,8 +188,8 @@ def tier_chain(part: TierPart, policies: PolicyOf, name_of: NameOf, options: Pol
             rules += _run(block, part.direction, policies, name_of, options)
     first = policies(part.policies[0])
     end = Verdict.RETURN if part.default_pass and not part.broken else Verdict.DROP
-    rules.append(Rule(end, origin=f"{first.origin}|{'tier not understood' if part.broken else 'end of tier'}"))
-    return Chain(tier_chain_name(part), tuple(rules))
+    last = Rule(end, origin=f"{first.origin}|{'tier not understood' if part.broken else 'end of tier'}")
+    return Chain(tier_chain_name(part), (*rules, *told((last,), part.direction, options)))
 
 
 def _run(block: Block, direction: str, policies: PolicyOf, name_of: NameOf, options: PolicyOptions) -> Iterable[Rule]:
@@ -222,7 +222,34 @@ def block_chain(
 def profile_chain(profile: ProfileInfo, direction: str, name_of: NameOf, options: PolicyOptions) -> Chain:
     """Pass leaves the profile: `return`."""
     prefix = _clean(f"{options.log_prefix}: ")
-    return Chain(profile_chain_name(direction, profile.name), _rules(profile.rules[direction], name_of, prefix))
+    rules = told(_rules(profile.rules[direction], name_of, prefix), direction, options)
+    return Chain(profile_chain_name(direction, profile.name), rules)
+
+
+def told(rules: Iterable[Rule], direction: str, options: PolicyOptions) -> tuple[Rule, ...]:
+    """The rules, each that user space shall hear of behind one that tells it: a rate would hold up its verdict."""
+    if not options.log_group:
+        return tuple(rules)
+    return tuple(line for rule in rules for line in (*_telling(rule, direction, options), rule))
+
+
+def _telling(rule: Rule, direction: str, options: PolicyOptions) -> Iterable[Rule]:
+    logged = isinstance(rule.log, str)
+    if rule.origin and (logged or options.flow_log and rule.verdict in _DECIDE):
+        what = "log" if logged else "deny" if rule.verdict is Verdict.DROP else "allow"
+        sample = Sample(options.log_group, flow_prefix(direction, what, rule.origin), _TOLD_PER_SECOND)
+        yield Rule(Verdict.CONTINUE, rule.matches, log=sample)
+
+
+def flow_prefix(direction: str, what: str, origin: str) -> str:
+    """`ingress deny <origin>`; of an origin that is too long the middle is left out: its end has the rule's number."""
+    whole = _clean_all(f"{direction} {what} {origin}")
+    return whole if len(whole) <= _LONGEST_PREFIX else f"{whole[:80]}~{whole[-(_LONGEST_PREFIX - 81):]}"
+
+
+_DECIDE = (Verdict.ACCEPT, Verdict.DROP)
+_TOLD_PER_SECOND = 50
+_LONGEST_PREFIX = 126
 
 
 def log_prefix(template: str, policy: PolicyInfo) -> str:
@@ -239,7 +266,11 @@ def log_prefix(template: str, policy: PolicyInfo) -> str:
 
 def _clean(prefix: str) -> str:
     """What the kernel takes: at most 126 bytes, and no character that would end nft's string."""
-    return re.sub(r'[^ -~]|["\\]', "_", prefix)[:126]
+    return _clean_all(prefix)[:_LONGEST_PREFIX]
+
+
+def _clean_all(prefix: str) -> str:
+    return re.sub(r'[^ -~]|["\\]', "_", prefix)
 
 
 def frame(options: PolicyOptions, spoofing: Mapping[str, tuple[str, ...]]) -> list[Chain]:

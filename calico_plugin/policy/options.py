@@ -33,6 +33,8 @@ class PolicyOptions:
     `endpoint_to_host` is what follows for packets from a workload to this host that its egress policy allowed:
     `drop`, `return` (the host's own INPUT rules decide) or `accept` (in our table the same as `return`: an accept of
     nftables binds no other table). `block_size`: about how many policies stand behind one guard (see `blocks`).
+    `log_group`: nflog group that is told of packets that meet a Log rule, and with `flow_log` of each connection that a
+    rule allows or denies; 0: none.
     """
 
     interface_prefix: str = "cali"
@@ -46,6 +48,8 @@ class PolicyOptions:
     failsafe_outbound: tuple[Failsafe, ...] = _OUTBOUND
     log_prefix: str = "calico-packet"
     block_size: int = 24
+    log_group: int = 0
+    flow_log: bool = False
 
 
 _FELIX = {
@@ -58,6 +62,7 @@ _FELIX = {
     "failsafeInboundHostPorts": "failsafe_inbound",
     "failsafeOutboundHostPorts": "failsafe_outbound",
     "logPrefix": "log_prefix",
+    "flowLogsLocalReporter": "flow_log",
 }
 
 
@@ -105,6 +110,13 @@ def _spoofing(value: Any) -> bool:
     return text == "any"
 
 
+def _switch(value: Any) -> bool:
+    text = str(value).lower()
+    if text not in ("enabled", "disabled"):
+        raise ValueError("use Enabled or Disabled")
+    return text == "enabled"
+
+
 def _prefix(value: Any) -> str:
     text = str(value)
     if not text.isprintable() or '"' in text or "\\" in text or len(text) > 80:
@@ -139,5 +151,6 @@ _READ = {
     "disable_conntrack_invalid_check": _flag,
     "workload_source_spoofing": _spoofing,
     "log_prefix": _prefix,
+    "flow_log": _switch,
 }
 assert set(_READ) <= {item.name for item in fields(PolicyOptions)}

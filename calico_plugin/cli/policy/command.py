@@ -43,7 +43,7 @@ def _fail(text: str) -> NoReturn:
 class Parts(click.Group):
     """Each command is imported when it is used."""
 
-    names = ("explain", "simulate", "list", "problems")
+    names = ("explain", "simulate", "list", "problems", "log")
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         return list(self.names)

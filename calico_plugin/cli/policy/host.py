@@ -3,13 +3,19 @@
 from __future__ import annotations
 
 import os
-from typing import Mapping
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Iterator, Mapping
 
 from calico_plugin.cli.doctor import probes
 from calico_plugin.cli.policy.places import Containers
 from calico_plugin.config import Settings
 from calico_plugin.errors import DockerError
 from calico_plugin.model.desired import Ruleset
+from calico_plugin.model.names import NFLOG_GROUP
+
+if TYPE_CHECKING:
+    from calico_plugin.dataplane.nflog import Listener
+    from calico_plugin.dataplane.nflog import Logged as Logged  # noqa: F401  # for its user
 
 _DOCKER = "unix:///var/run/docker.sock"
 
@@ -58,3 +64,15 @@ def counters(rules: Ruleset) -> Mapping[tuple[str, str], int]:
         return table.counters(rules)
     finally:
         table.close()
+
+
+@contextmanager
+def logged_packets() -> Iterator[Listener]:
+    """What this host's rules tell of packets. Raises DataplaneError."""
+    from calico_plugin.dataplane.nflog import Listener
+
+    listener = Listener(NFLOG_GROUP)
+    try:
+        yield listener
+    finally:
+        listener.close()
