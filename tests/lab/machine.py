@@ -16,9 +16,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Iterator, Sequence
 
+from tests.lab.place import realm
 from tests.lab.wait import wait_for
 
-MARK = "CALICO_LAB"  # in the environment of all that runs on a machine: "<lab>/<machine>"
+MARK = "CALICO_LAB"  # in the environment of all that runs on a machine: "<place>/<lab>/<machine>"
 INIT = Path(__file__).with_name("hostinit.py")
 BOOT_SECONDS = 20
 SYSTEM_PATH = "/usr/sbin:/usr/bin:/sbin:/bin"
@@ -86,10 +87,10 @@ def all_pids() -> Iterator[int]:
 
 
 def marked(prefix: str) -> list[Process]:
-    """Processes whose environment carries our mark with a value that starts with ``prefix`` ('lab/').
+    """Processes of this place whose mark, after the place, starts with ``prefix`` ('lab/').
 
     The environment's entries end with a NUL byte: a prefix that ends with one is a whole value."""
-    wanted = f"\0{MARK}={prefix}".encode()
+    wanted = f"\0{MARK}={realm()}/{prefix}".encode()
     found = []
     for pid in all_pids():
         try:
@@ -129,7 +130,7 @@ class Machine:
         """What a root shell has there. Our own console scripts come first on the PATH."""
         scripts = Path(sys.executable).parent
         return {"PATH": f"{scripts}:{SYSTEM_PATH}", "HOME": "/root", "LANG": "C.UTF-8", "USER": "root",
-                "TERM": os.environ.get("TERM", "dumb"), MARK: f"{self.lab}/{self.name}"}
+                "TERM": os.environ.get("TERM", "dumb"), MARK: f"{realm()}/{self.lab}/{self.name}"}
 
     def run(self, *argv: str, seconds: float = 60, env: dict[str, str] | None = None, stdin: bytes | None = None,
             check: bool = True) -> subprocess.CompletedProcess[str]:
@@ -199,7 +200,7 @@ def boot(lab: str, name: str, folder: Path, logs: Path, binds: Sequence[tuple[st
     process = subprocess.Popen(
         ["unshare", *kinds, "--fork", "/usr/bin/python3", "-I", str(INIT), f"{lab}/{name}"],
         stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, start_new_session=True,
-        env={"PATH": SYSTEM_PATH, "LANG": "C.UTF-8", MARK: f"{lab}/{name}"})
+        env={"PATH": SYSTEM_PATH, "LANG": "C.UTF-8", MARK: f"{realm()}/{lab}/{name}"})
     assert process.stdin is not None and process.stdout is not None
     with process.stdin:
         process.stdin.write(json.dumps(spec).encode())

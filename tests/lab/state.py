@@ -10,9 +10,9 @@ from pathlib import Path
 from typing import IO
 
 from tests.lab.machine import Machine, Process, marked, read_process
+from tests.lab.place import ROOT, realm
 from tests.lab.spec import DockerRelease, LabSpec
 
-ROOT = Path(os.environ.get("CALICO_LAB_DIR", "/var/tmp/calico-lab"))
 CGROUP_ROOT = Path("/sys/fs/cgroup")
 CGROUP_PARENT = "calico-lab"
 
@@ -120,12 +120,13 @@ def clear_abandoned(stem: str, tries: int = 16) -> None:
 
 def cgroup_parent(lab: str, host: str) -> str:
     """Where a host's containers are put; below a name of ours, so that leftovers can be told and removed."""
-    return f"/{CGROUP_PARENT}/{lab}/{host}"
+    return f"/{CGROUP_PARENT}/{lab}-{realm()}/{host}"
 
 
 def _remove_cgroups(name: str) -> None:
     """End what runs in the control groups of a lab (containers, where hosts share PIDs), and remove the groups."""
-    for tree in [*CGROUP_ROOT.glob(f"*/{CGROUP_PARENT}/{name}"), CGROUP_ROOT / CGROUP_PARENT / name]:
+    own = f"{CGROUP_PARENT}/{name}-{realm()}"
+    for tree in [*CGROUP_ROOT.glob(f"*/{own}"), CGROUP_ROOT / own]:
         for path, _, _ in os.walk(tree, topdown=False):
             members = Path(path) / "cgroup.procs"
             for pid in members.read_text().split() if members.exists() else []:
