@@ -4,8 +4,8 @@ Docker 20.10 and older with `--cluster-store` carries a global network to all ho
 keeps networks to itself (our agents replicate them), and without a cluster store refuses or misplaces a global one.
 `auto` can know this without a call to Docker, which would dead-lock while Docker waits for our answer: the process at
 the other end of the unix socket is dockerd itself, so its command line and its configuration file say whether it has
-a cluster store. When that process cannot be seen (another pid namespace), the answer is `local`; then
-`CALICO_LIBNETWORK_SCOPE=global` says otherwise.
+a cluster store. When that process cannot be seen (another pid namespace), a managed plugin has what calico-node has
+asked Docker's API (`node.plain_names`); else the answer is `local`, unless CALICO_LIBNETWORK_SCOPE says otherwise.
 """
 
 from __future__ import annotations
@@ -19,6 +19,8 @@ from typing import Sequence
 from calico_plugin.errors import InvalidInput
 
 GLOBAL, LOCAL, AUTO = "global", "local", "auto"
+# In the lib directory: it must be there at a boot, before Docker's API answers.
+HINT_FILE = "docker-scope"
 _STORE_FLAG, _CONFIG_FLAG = "--cluster-store", "--config-file"
 _STORE_MEMBER = "cluster-store"
 _DEFAULT_CONFIG = "/etc/docker/daemon.json"
@@ -32,12 +34,24 @@ def check(setting: str) -> str:
     return setting
 
 
-def of_caller(setting: str, connection: socket.socket | None, proc: Path = Path("/proc")) -> str:
-    """Scope for the dockerd at the other end of `connection`, unless the setting is fixed."""
+def of_caller(
+    setting: str, connection: socket.socket | None, proc: Path = Path("/proc"), hint: Path | None = None
+) -> str:
+    """Scope for the dockerd at the other end of `connection`, unless the setting is fixed.
+
+    `hint` is a file with the answer for a dockerd that cannot be seen.
+    """
     if setting != AUTO:
         return setting
     pid = _peer(connection)
-    return of_process(pid, proc) if pid else LOCAL
+    return of_process(pid, proc) if pid else _hinted(hint)
+
+
+def _hinted(path: Path | None) -> str:
+    try:
+        return GLOBAL if path is not None and path.read_text().strip() == GLOBAL else LOCAL
+    except OSError:
+        return LOCAL
 
 
 def of_process(pid: int, proc: Path = Path("/proc")) -> str:

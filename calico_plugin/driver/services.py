@@ -83,7 +83,7 @@ def build(
     def caller_scope() -> str:
         connection = request.environ.get("gunicorn.socket")
         wait_for_names(connection, host_plugin_dir, run_dir)
-        return scope.of_caller(scope_setting, connection)
+        return scope.of_caller(scope_setting, connection, hint=lib_dir / scope.HINT_FILE)
 
     def close() -> None:
         janitor.close()

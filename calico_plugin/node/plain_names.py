@@ -16,6 +16,7 @@ import http.client
 import json
 import threading
 import time
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
@@ -29,6 +30,8 @@ log: Any = structlog.get_logger(part="names")
 
 # In the run directory; the driver waits for it (`driver.introduction`), for a moment.
 KNOWN_NAME = "plain-names-known"
+# In the lib directory: whether Docker has a cluster store, for a driver that cannot see dockerd (`driver.scope`).
+SCOPE_NAME = "docker-scope"
 # What Docker says of a driver that it takes for a managed plugin of another name.
 UNRESOLVED = "could not resolve driver"
 _SECONDS = 30.0
@@ -38,22 +41,31 @@ _EVENTS = "/events?filters=" + quote(json.dumps({"type": ["plugin"]}))
 _STOPPED = "/containers/json?all=1&filters=" + quote(json.dumps({"status": ["created", "exited"]}))
 
 
+@dataclass(frozen=True, slots=True)
+class Files:
+    """The host's plugin folder, Docker's socket, and the two files that tell the driver."""
+
+    folder: Path
+    docker: Path
+    known: Path
+    scope: Path
+
+
 def start(settings: Settings) -> None:
     """Keep the names known, in a thread that ends with the process."""
     folder, host = settings.host_plugin_dir, settings.docker_host
     if folder is None or not host.startswith(_UNIX):
         return
-    known = settings.run_dir / KNOWN_NAME
-    known.unlink(missing_ok=True)
-    arguments = (folder, Path(host.removeprefix(_UNIX)), known)
-    threading.Thread(target=_forever, args=arguments, name="names", daemon=True).start()
+    files = Files(folder, Path(host.removeprefix(_UNIX)), settings.run_dir / KNOWN_NAME, settings.lib_dir / SCOPE_NAME)
+    files.known.unlink(missing_ok=True)
+    threading.Thread(target=_forever, args=(files,), name="names", daemon=True).start()
 
 
-def _forever(folder: Path, docker: Path, known: Path) -> None:
+def _forever(files: Files) -> None:
     told = ""
     while True:
         try:
-            _one_life_of_docker(folder, docker, known)
+            _one_life_of_docker(files)
             told = ""
         except (OSError, http.client.HTTPException, ValueError, KeyError) as error:
             # Docker is away, or still on its way up.
@@ -63,16 +75,19 @@ def _forever(folder: Path, docker: Path, known: Path) -> None:
         time.sleep(_AGAIN_SECONDS)
 
 
-def _one_life_of_docker(folder: Path, docker: Path, known: Path) -> None:
+def _one_life_of_docker(files: Files) -> None:
     """Returns when Docker has ended. Raises OSError, HTTPException, ValueError, KeyError."""
+    docker = files.docker
     for name in PLUGIN_SOCKETS:
-        _ask(folder / name, "POST", "/Plugin.Activate")
+        _ask(files.folder / name, "POST", "/Plugin.Activate")
     events = UnixConnection(docker, _SECONDS)
     try:
         events.request("GET", _EVENTS)
         stream = events.getresponse()
+        # The scope first: Docker asks for it while it makes the drivers known.
+        files.scope.write_text("global" if _ask(docker, "GET", "/info").get("ClusterStore") else "local")
         _ask(docker, "GET", "/volumes")
-        known.touch()
+        files.known.touch()
         log.info("Docker knows the drivers by their plain names")
         for name in start_failed(docker):
             log.info(f"Started container {name}, which Docker could not start before it knew the driver")

@@ -23,21 +23,24 @@ RUN = ("docker", "run", "--rm", "--net", "cal_rights", "busybox", "true")
 Change = Callable[[dict[str, Any]], None]
 
 
-@pytest.fixture(scope="module")
-def lone():
-    """One host, without a plugin."""
+@pytest.fixture(scope="module", params=[False, True], ids=["alone", "store"])
+def lone(request: pytest.FixtureRequest):
+    """One host, without a plugin; and one whose Docker has a cluster store."""
     rootfs.built()
     own = state.claim_free("pytest-rights")
-    lab = labs.up(LabSpec(own.name, hosts=1, cluster_store=False))
+    lab = labs.up(LabSpec(own.name, hosts=1, cluster_store=request.param))
     try:
         yield lab
     finally:
         state.clear(own.name, keep_logs=False)
+        own.release()
 
 
 @pytest.fixture
 def install(lone: Lab, request: pytest.FixtureRequest):
     """`install(change)` makes and enables a plugin with a changed config.json, and says whether it could be enabled."""
+    if lone.spec.cluster_store and "with_all" not in request.node.name:
+        pytest.skip("makes no difference here")
     # Beside the root file system, which is linked.
     folder, host = rootfs.PLUGIN.parent / f"variant-{lone.spec.name}", lone["host1"]
 
@@ -77,6 +80,8 @@ def test_with_all_rights(lone, install):
     host.run(*CREATE)
     host.run(*RUN)
     wait_for("forwarding", lambda: forwards(host), 60, 0.5)
+    scope = host.run("docker", "network", "inspect", "-f", "{{.Scope}}", "cal_rights").stdout.strip()
+    assert scope == ("global" if lone.spec.cluster_store else "local")
 
 
 def test_without_net_admin(lone, install):

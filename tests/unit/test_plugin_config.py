@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from calico_plugin.config import Settings, variables
-from calico_plugin.driver import introduction
+from calico_plugin.driver import introduction, scope
 from calico_plugin.node import plain_names
 
 HERE = Path(__file__).parents[2]
@@ -86,6 +86,7 @@ def test_packages_are_those_of_make_setup() -> None:
     assert "plugin/install.sh" in (HERE / "Dockerfile").read_text()
 
 
-def test_the_file_that_tells_of_plain_names() -> None:
-    """calico-node writes it, the driver waits for it; neither may import the other."""
+def test_the_files_that_tell_the_driver() -> None:
+    """calico-node writes them, the driver reads them; neither may import the other."""
     assert plain_names.KNOWN_NAME == introduction.KNOWN_FILE
+    assert plain_names.SCOPE_NAME == scope.HINT_FILE
