@@ -1,4 +1,4 @@
-"""Where labs live on disk. The place is part of every mark: labs of another place are not ours, whatever their names."""
+"""Where labs live on disk. The place is part of every mark: labs of another place are not ours to end."""
 from __future__ import annotations
 
 import os
