@@ -7,6 +7,10 @@ both with `type` and `object`. A lost connection is told on standard error and m
 from __future__ import annotations
 
 import json
+import signal
+import threading
+from contextlib import contextmanager
+from types import FrameType
 from typing import TYPE_CHECKING, Any, Iterator, Sequence
 
 import click
@@ -37,13 +41,28 @@ def run(session: Session, wanted: Sequence[Wanted], form: Form, with_namespace: 
     session.resources  # the version check
     watch = Watch(session.kv, [keys.kind_prefix(kind, wanted[0].namespace)])
     printer = _printer(session, kind, form, with_namespace)
-    try:
+    with _closed_by_interrupt(watch):
         for word, stored in _events(kind, watch):
             if not names or stored.value.name in names:
                 printer.show(word, stored)
-    except KeyboardInterrupt:
-        pass  # this is how it ends
+
+
+@contextmanager
+def _closed_by_interrupt(watch: Watch) -> Iterator[None]:
+    """Ctrl-C ends the watch as `close` does.
+
+    An exception out of a signal may come up inside of gRPC, which can swallow it; and the handler runs in the very
+    thread that may hold the watch's lock, so that another one has to close it.
+    """
+
+    def close(number: int, frame: FrameType | None) -> None:
+        threading.Thread(target=watch.close, name="close-watch", daemon=True).start()
+
+    before = signal.signal(signal.SIGINT, close)
+    try:
+        yield
     finally:
+        signal.signal(signal.SIGINT, before)
         watch.close()
 
 

@@ -9,6 +9,7 @@ import pty
 import signal
 import subprocess
 import sys
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
@@ -185,7 +186,9 @@ def test_watch(form: str, etcd: str, cli: Cli) -> None:
     """What is there, then what is added, changed and deleted; an interrupt ends it with status 0."""
     cli("apply -f -", POOL)
     command = [sys.executable, "-m", "calico_plugin", "get", "ippool", "-o", form, "--watch"]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process, ExitStack() as stack:
+        # Whatever fails: leaving the block waits for the process.
+        stack.callback(process.kill)
         assert process.stdout
         seen = ""
 
