@@ -69,8 +69,12 @@ def networks(lab: Lab, host: str) -> list[str]:
 def inspect(lab: Lab, host: str, name: str) -> dict[str, Any] | None:
     done = lab[host].run("docker", "network", "inspect", name, check=False)
     found = json.loads(done.stdout[:done.stdout.rindex("]") + 1]) if done.returncode == 0 else []
-    # Releases differ in what they leave out.
-    return {"EnableIPv4": True, **{key: found[0][key] for key in _WHAT if key in found[0]}} if found else None
+    if not found:
+        return None
+    # Releases differ in what they leave out, and write an IPv6 gateway that is none with or without its /0.
+    for one in found[0]["IPAM"]["Config"]:
+        one["Gateway"] = one.get("Gateway", "").split("/")[0]
+    return {"EnableIPv4": True, **{key: found[0][key] for key in _WHAT if key in found[0]}}
 
 
 def everywhere(lab: Lab, name: str, seconds: float = PATIENCE) -> float:
@@ -256,3 +260,30 @@ def test_compose(pair: Lab) -> None:
     wait_for("a word about it", lambda: member(pair, "host2", "shop_net").get("state") == "in use", 15)
     pair["host2"].run(*down)
     nowhere(pair, "shop_net")
+
+
+POOL6 = """apiVersion: projectcalico.org/v3
+kind: IPPool
+metadata: {name: six}
+spec: {cidr: "fd00:ca11::/48"}
+"""
+
+
+def test_ipv6(pair: Lab) -> None:
+    """With an automatic IPv6 pool, with a named one, and (Docker 28) without IPv4."""
+    pair["host1"].run("sh", "-c", "cat >/run/six.yaml", stdin=POOL6.encode())
+    pair.node("host1").ctl("create", "-f", "/run/six.yaml")
+    try:
+        words = {"rep_six": ("--ipv6",), "rep_named": ("--ipv6", "--subnet", "fd00:ca11::/48")}
+        if pair.spec.release_of("host1").label == pair.spec.release_of("host2").label == "28.5":
+            words["rep_only"] = ("--ipv4=false", "--ipv6")
+        for name, options in words.items():
+            pair["host1"].run(*CREATE, *options, name)
+            everywhere(pair, name)
+        found = (inspect(pair, "host2", "rep_named") or {})["IPAM"]["Config"]
+        assert "fd00:ca11::/48" in [one["Subnet"] for one in found], found
+        for name in words:
+            pair["host2"].run("docker", "network", "rm", name)
+            nowhere(pair, name)
+    finally:
+        pair.node("host1").ctl("delete", "ippool", "six", check=False)
