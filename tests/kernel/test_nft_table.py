@@ -196,7 +196,7 @@ def test_what_we_send_is_what_nft_sends_for_our_text(namespace: str, seed: int |
     """The same ruleset over our netlink messages and as text through the nft program: the kernel holds the same."""
     documents = World(seed).resources() if seed is not None else [
         OPEN, WEB, API, RULE, SET, host_endpoint("h", "eth0"), *FLAVOURS]
-    options = worlds.SMALL_BLOCKS if seed and seed % 2 else PolicyOptions()
+    options = (PolicyOptions(log_group=88, flow_log=True), worlds.SMALL_BLOCKS)[(seed or 0) % 2]
     ruleset = worlds.compiled(worlds.objects(documents), "n1", options)
     command = ["nsenter", f"--net=/run/netns/{namespace}", "nft", "-f", "-"]
     subprocess.run(command, input=render(ruleset), text=True, check=True)

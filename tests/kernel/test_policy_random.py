@@ -19,6 +19,7 @@ pytestmark = pytest.mark.root
 
 INTERFACES = {f"cali{name}": (four, ADDRESSES[6][name]) for name, four in ADDRESSES[4].items()}
 FLOWS = 24
+OPTIONS = (PolicyOptions(), worlds.SMALL_BLOCKS, PolicyOptions(log_group=88, flow_log=True))
 
 
 @pytest.fixture(scope="module")
@@ -45,7 +46,7 @@ def explained(ruleset: Ruleset, packet: Packet, router: Router) -> bool:
 
 def check(lab: Lab, seed: int) -> list[str]:
     world = World(seed)
-    options = worlds.SMALL_BLOCKS if seed % 2 else PolicyOptions()
+    options = OPTIONS[seed % len(OPTIONS)]
     ruleset = worlds.compiled(worlds.objects(world.resources()), NODE, options)
     report = lab.table.apply(ruleset)
     assert report.attempts <= 1 and not report.refused, f"seed {seed}"

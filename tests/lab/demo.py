@@ -132,6 +132,7 @@ def play(stage: Stage) -> None:
     watch_the_wire(stage)
     show_routes(stage)
     show_store(stage)
+    apply_policy(stage)
 
 
 def start_nodes(stage: Stage) -> None:
@@ -223,6 +224,40 @@ def show_store(stage: Stage) -> None:
         stage.check(f"`{line}` shows {wanted}", wanted in stage.type("host1", line))
     said = stage.type("host1", "calicoctl ipam check; echo status $?")
     stage.check("`calicoctl ipam check` finds nothing wrong", said.rstrip().endswith("status 0"))
+
+
+POLICY = """\
+apiVersion: projectcalico.org/v3
+kind: GlobalNetworkPolicy
+metadata: {name: no-ping}
+spec:
+  selector: has(cal_net1)
+  ingress:
+  - {action: Deny, protocol: ICMP}
+  - {action: Allow, source: {selector: has(cal_net1)}}
+"""
+
+
+def apply_policy(stage: Stage) -> None:
+    """A policy: tried, applied, explained, taken away."""
+    stage.title("A policy, and why a connection is denied")
+    ours, theirs = (quiet(stage, host, f"docker inspect -f '{INSPECT}' {name}")
+                    for host, name in (("host1", "workload-A"), ("host2", "workload-B")))
+    said = stage.type("host1", f"cat > no-ping.yaml <<'END'\n{POLICY}END\ncalicoctl policy simulate -f no-ping.yaml")
+    stage.check("it would deny a ping, and nothing is changed yet",
+                "icmp type 8: denied" in said and ping(stage, "host1", "workload-A", theirs, count=1))
+    stage.type("host1", "calicoctl apply -f no-ping.yaml")
+    stage.until("the policy is in force on the other host: no ping any more",
+                lambda: not ping(stage, "host1", "workload-A", theirs, count=1), 10)
+    said = stage.type("host1", f"calicoctl policy explain workload-A {theirs} icmp; echo status $?")
+    stage.check("`calicoctl policy explain` names the rule that denies",
+                "GlobalNetworkPolicy no-ping, rule 0" in said and "status 1" in said)
+    said = stage.type("host2", f"calicoctl policy explain {ours} workload-B tcp 80; echo status $?")
+    stage.check("and the one that allows something else", "GlobalNetworkPolicy no-ping, rule 1" in said
+                and "status 0" in said)
+    stage.type("host1", "calicoctl delete -f no-ping.yaml && rm no-ping.yaml")
+    stage.until("without it they reach each other again",
+                lambda: ping(stage, "host1", "workload-A", theirs, count=1), 10)
 
 
 def clean_up(stage: Stage, before: dict[str, bare.HostState]) -> None:

@@ -65,7 +65,7 @@ def find(
     if "=" in text:
         return _by_labels(text, side, world, profiles)
     if address := _address(text):
-        return _by_address(address, world)
+        return _by_address(address, world, containers)
     for key, node in world.of(Node).items():
         if key.name == text:
             return Place(HOST, f"host {text}", _host_addresses(node), text)
@@ -89,10 +89,10 @@ def _host_addresses(node: Node) -> tuple[str, ...]:
     return tuple(found)
 
 
-def _by_address(address: str, world: World) -> Place:
+def _by_address(address: str, world: World, containers: Callable[[], Containers]) -> Place:
     for endpoint in world.endpoints.values():
         if address in addresses_of(endpoint):
-            return of_endpoint(endpoint, first=address)
+            return of_endpoint(endpoint, _container_of(endpoint, containers()), address)
     for key, node in world.of(Node).items():
         if address in _host_addresses(node):
             return Place(HOST, f"host {key.name}", (address,), key.name)
@@ -156,8 +156,7 @@ def _by_name(text: str, side: str, world: World, containers: Containers) -> Plac
         return _of_container(text, side, world, containers[name], network)
     found = [one for one in world.endpoints.values() if _called(one, name)]
     if len(found) == 1:
-        known = {endpoint: shown for shown, networks in containers.items() for endpoint in networks.values()}
-        return of_endpoint(found[0], known.get(found[0].spec.endpoint, ""))
+        return of_endpoint(found[0], _container_of(found[0], containers))
     if found:
         listed = ", ".join(sorted(one.spec.endpoint or one.name for one in found)[:4])
         raise InvalidInput(side, text, f"{len(found)} endpoints begin so: {listed}")
@@ -165,6 +164,11 @@ def _by_name(text: str, side: str, world: World, containers: Containers) -> Plac
     raise InvalidInput(
         side, text, f"{hint}; a container on another host is told by its address or endpoint id, a set of labels "
         "as name=value")
+
+
+def _container_of(endpoint: WorkloadEndpoint, containers: Containers) -> str:
+    """Its name, which stands before its ids; empty when this host's Docker does not know it."""
+    return next((name for name, networks in containers.items() if endpoint.spec.endpoint in networks.values()), "")
 
 
 def _called(endpoint: WorkloadEndpoint, text: str) -> bool:
