@@ -187,7 +187,9 @@ def seconds(created: str) -> float | None:
 
 def _bare(spec: NetworkSpec) -> NetworkSpec:
     maps = {name: getattr(spec, name) or {} for name in ("ipam_options", "options", "labels")}
-    return replace(spec, driver="", ipam_driver="", **maps)
+    # Only the order within a family means anything, and releases of Docker show the families in different orders.
+    ranges = tuple(sorted(spec.ranges, key=lambda one: ":" in one.subnet))
+    return replace(spec, driver="", ipam_driver="", ranges=ranges, **maps)
 
 
 def _words(value: object) -> str:

@@ -71,7 +71,8 @@ def inspect(lab: Lab, host: str, name: str) -> dict[str, Any] | None:
     found = json.loads(done.stdout[:done.stdout.rindex("]") + 1]) if done.returncode == 0 else []
     if not found:
         return None
-    # Releases differ in what they leave out, and write an IPv6 gateway that is none with or without its /0.
+    # Releases differ in what they leave out, in the order of families, and write a gateway that is none as :: or ::/0.
+    found[0]["IPAM"]["Config"].sort(key=lambda one: ":" in one["Subnet"])
     for one in found[0]["IPAM"]["Config"]:
         one["Gateway"] = one.get("Gateway", "").split("/")[0]
     return {"EnableIPv4": True, **{key: found[0][key] for key in _WHAT if key in found[0]}}
