@@ -139,6 +139,10 @@ class DockerApi:
     def has_cluster_store(self) -> bool:
         return bool(_mapped(self._client.info).get("ClusterStore"))
 
+    def network_plugins(self) -> tuple[str, ...]:
+        """Names of the network drivers that are loaded; managed plugins that are enabled always are."""
+        return tuple((_mapped(self._client.info).get("Plugins") or {}).get("Network") or ())
+
     def events(self, filters: Mapping[str, list[str]]) -> EventStream:
         """Events from now on."""
         return EventStream(_mapped(lambda: self._client.events(decode=True, filters=dict(filters))))

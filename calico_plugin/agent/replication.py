@@ -23,11 +23,22 @@ from calico_plugin.deadline import Deadline
 from calico_plugin.errors import Conflict, DockerBusy, DockerError, DockerTaken, NotFound
 from calico_plugin.model import codec, keys
 from calico_plugin.model.codec import Stored
-from calico_plugin.model.docker import CONFLICT, CREATING, FAILED, IN_USE, READY, SharedMember, SharedNetwork
+from calico_plugin.model.docker import (
+    CONFLICT,
+    CREATING,
+    FAILED,
+    IN_USE,
+    READY,
+    NetworkSpec,
+    SharedMember,
+    SharedNetwork,
+)
 from calico_plugin.model.resources import Node
 from calico_plugin.observe.problems import NETWORKS, Problems
 
 AUTO, ON, OFF = "auto", "true", "false"
+# The names of our sockets, which a managed plugin has, too; only there it also has one with a tag.
+PLAIN_DRIVER, PLAIN_IPAM = "calico", "calico-ipam"
 SECONDS = 10.0
 # A network that is removed and made anew takes two looks; a race one more.
 _ROUNDS = 4
@@ -170,7 +181,7 @@ class Replicator:
         if not self._note(seen, CREATING):
             return True
         try:
-            network_id = api.create_network(seen.name, seen.spec)
+            network_id = api.create_network(seen.name, _as_known_here(seen.spec, api))
         except DockerTaken:
             self._forget(seen.name)
             return True
@@ -208,10 +219,11 @@ class Replicator:
         deadline = Deadline(SECONDS)
         nodes = {one.value.name for one in self._store.resources(Node).list(deadline).items}
         everywhere = self._store.shared_members.list(deadline).items
-        left = [one.value for one in everywhere if one.value.name == seen.name and one.value.uid == seen.uid]
-        left = [one for one in left if one.node in nodes]
+        noted = [one.value for one in everywhere if one.value.name == seen.name and one.value.uid == seen.uid]
+        left = [one for one in noted if one.node in nodes]
         if not left:
-            self._commit(self._shared[seen.name], Delete(keys.shared_network(seen.name)))
+            void = [Delete(keys.shared_member(one.node, seen.name)) for one in noted]
+            self._commit(self._shared[seen.name], Delete(keys.shared_network(seen.name)), *void)
             return
         used = "; ".join(f"{one.node} ({one.detail})" for one in left if one.state == IN_USE)
         if used and seen.deleted_on == self._node:
@@ -265,3 +277,10 @@ class Replicator:
                 self._log.warning(sentence)
         self._told = dict(self._sentences)
         self._problems.tell(NETWORKS, sorted(self._sentences.values()))
+
+
+def _as_known_here(spec: NetworkSpec, api: DockerApi) -> NetworkSpec:
+    """Where it was made the driver may be a managed plugin, and none here: Docker would look for it for 15 s."""
+    if ":" not in spec.driver + spec.ipam_driver or spec.driver in api.network_plugins():
+        return spec
+    return replace(spec, driver=PLAIN_DRIVER, ipam_driver=PLAIN_IPAM)

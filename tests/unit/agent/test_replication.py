@@ -49,6 +49,7 @@ class Host:
         self.users: set[str] = set()
         self.calls_left = 10**9
         self.driver_away = False
+        self.plugins: tuple[str, ...] = ()
         self.driver = driver_networks.Networks(world.store, View(name), name)
         self.problems = Problems(world.path / name)
         self.start()
@@ -68,6 +69,9 @@ class Host:
 
     def network_users(self, network_id: str) -> tuple[str, ...]:
         return ("web",)
+
+    def network_plugins(self) -> tuple[str, ...]:
+        return self.plugins
 
     def create_network(self, name: str, spec: NetworkSpec) -> str:
         self._spend()
@@ -221,6 +225,16 @@ def test_made_on_one_host_is_on_all(world: World) -> None:
     assert not any(host.docker for host in world.hosts.values()) and not world.shared() and not world.members()
 
 
+def test_managed_plugin_here_and_none_there(world: World) -> None:
+    """A driver's name with a tag is replaced where there is no plugin of that name; the networks count as equal."""
+    managed = NetworkSpec(driver="calico:latest", ipam_driver="calico:latest")
+    world["c"].plugins = ("bridge", "calico:latest")
+    world["a"].create("net", managed)
+    world.settle()
+    assert (world["b"].spec("net"), world["c"].spec("net")) == (PLAIN, managed)
+    assert {one.state for one in world.members()} == {READY}
+
+
 def test_removed_on_a_host_that_did_not_make_it(world: World) -> None:
     """All hosts are equal."""
     world["a"].create("net", PLAIN)
@@ -314,7 +328,7 @@ def test_node_that_is_gone_for_good(world: World) -> None:
     assert world.shared()["net"].deleted
     world.store.resources(Node).delete(lost.name, SECONDS)
     world.settle()
-    assert not world.shared()
+    assert not world.shared() and not world.members()
 
 
 def test_leaving(world: World) -> None:
