@@ -288,3 +288,21 @@ def test_ipv6(pair: Lab) -> None:
             nowhere(pair, name)
     finally:
         pair.node("host1").ctl("delete", "ippool", "six", check=False)
+
+
+def test_gateway_priority(pair: Lab) -> None:
+    """Docker 28: `--gw-priority` decides which network has the default route; both addresses stay reachable."""
+    if {pair.spec.release_of(host).label for host in pair.hosts} != {"28.5"}:
+        pytest.skip("from Docker 28 on")
+    for name in ("rep_p1", "rep_p2"):
+        pair["host1"].run(*CREATE, name)
+        everywhere(pair, name)
+    both = start_container(pair, "host1", "prio", "rep_p1", "--init")
+    pair["host1"].run("docker", "network", "connect", "--gw-priority", "1", "rep_p2", both.name)
+    first, second = (start_container(pair, "host2", f"of-{name}", name, "--init") for name in ("rep_p1", "rep_p2"))
+    found = addresses(both)
+    route = both.run("ip", "route", "show", "default")
+    device = route.split("dev ")[1].split()[0]
+    assert found["rep_p2"] in both.run("ip", "address", "show", "dev", device), route
+    wait_for("routes", lambda: second.pings(found["rep_p2"]), 15)
+    assert first.pings(found["rep_p1"]) and both.pings(second.address()) and not both.pings(first.address())
