@@ -216,11 +216,38 @@ def classes(world: World, before: Side, after: Side, family: int) -> list[Class]
     ]
 
 
+class Sameness:
+    """Which chains are the same in both worlds, with all below them. What their sets hold is in classes' signatures."""
+
+    def __init__(self, before: Side, after: Side) -> None:
+        self._before, self._after = before.rules.chains, after.rules.chains
+        self._known: dict[str, bool] = {}
+
+    def of_pair(self, source: Class, destination: Class) -> bool:
+        """Whether nothing between the two can have changed."""
+        chains = (source.leaving, destination.entering)
+        signatures = (source.signature, destination.signature)
+        return all(old == new for old, new in (*chains, *signatures)) and all(self._same(old) for old, _ in chains)
+
+    def _same(self, name: str) -> bool:
+        if name not in self._known:
+            old, new = self._before.get(name), self._after.get(name)
+            below = [rule.target for rule in old.rules if rule.verdict in _JUMPS] if old is not None else []
+            self._known[name] = old == new and all(self._same(target) for target in below)
+        return self._known[name]
+
+
+_JUMPS = (Verdict.JUMP, Verdict.GOTO)
+
+
 def changes(
     groups: Iterable[tuple[Class, Class]], before: Side, after: Side, probes: Iterable[Probe], family: int
 ) -> Iterator[Change | None]:
-    """One item for each (pair of classes, probe): the change, or None."""
+    """One item for each (pair of classes, probe) that may change: the change, or None. Others are passed over."""
+    sameness = Sameness(before, after)
     for source, destination in groups:
+        if sameness.of_pair(source, destination):
+            continue
         for probe in probes:
             if not probe.fits(family):
                 continue
