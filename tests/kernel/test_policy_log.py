@@ -112,12 +112,22 @@ def test_second_listener_is_told_why_it_gets_nothing(host: AgentHost) -> None:
 
 
 def test_what_is_not_understood_is_named(host: AgentHost) -> None:
-    """In the log, in a file for `node status`; while it is there only."""
+    """In the log, in a metric, in a file for `node status`, by calicoctl; while it is there only."""
     bad = GlobalNetworkPolicy(metadata=Metadata(name="bad"), spec=PolicySpec(selector="role = 'db'"))
     host.put(bad)
     file = host.run_dir / "problems" / "policy.json"
     wait_until("the problem", file.exists, 5)
     assert "GlobalNetworkPolicy(bad): spec.selector" in json.loads(file.read_text())[0]
     assert "a resource cannot be understood" in host.text()
+    assert 'calico_policy_problem{resource="GlobalNetworkPolicy(bad)"} 1.0' in metrics(host)
+    done = subprocess.run(host.command(*CTL, "policy", "problems"), capture_output=True, text=True, env=environ())
+    assert done.returncode == 1 and "GlobalNetworkPolicy(bad): spec.selector" in done.stdout
     host.remove(bad)
     wait_until("its end", lambda: not file.exists(), 5)
+    assert "calico_policy_problem{" not in metrics(host) and "calico_policy_not_understood 0.0" in metrics(host)
+
+
+def metrics(host: AgentHost) -> str:
+    """The agent's page."""
+    ask = "import urllib.request as u; print(u.urlopen('http://127.0.0.1:9091/metrics', timeout=5).read().decode())"
+    return host.run(sys.executable, "-c", ask)
