@@ -1,4 +1,4 @@
-"""`calicoctl policy` on a real etcd: why a connection is allowed, what a change would do, what applies in what order."""
+"""`calicoctl policy` on a real etcd: why something is allowed, what a change would do, what applies in what order."""
 
 from __future__ import annotations
 
@@ -178,6 +178,7 @@ def test_explain_in_words(cluster: Cli) -> None:
         ("10.65.0.1 10.65.1.1 tcp 99999", "PORT = '99999'"),
         ("10.65.0.1 fd00::1 tcp 80", "IP version"),
         ("10.65.0.1", "Missing argument"),
+        ("role=web 10.65.1.1 tcp 80 --network nte", "--network = 'nte'"),
     ],
 )
 def test_explain_errors_are_no_verdict(cluster: Cli, line: str, expected: str) -> None:

@@ -79,13 +79,13 @@ def form_of(form: str) -> str:
 @click.argument("port", default="", required=False)
 @click.option("-o", "--output", "form", default="text", help="text or json.")
 @click.option("--source-port", type=click.IntRange(1, 65535), help="The source's port (default: 49152).")
-@click.option("--network", "profiles", multiple=True, metavar="PROFILE",
-              help="Profile of a container that is told by labels; may be given several times.")
+@click.option("--network", "networks", multiple=True, metavar="NETWORK",
+              help="Docker network (or profile) of a container that is told by labels; may be given several times.")
 @common
 @click.pass_context
 def explain(
     context: click.Context, source: str, destination: str, protocol: str, port: str, form: str,
-    source_port: int | None, profiles: tuple[str, ...], **given: Any
+    source_port: int | None, networks: tuple[str, ...], **given: Any
 ) -> None:
     """Say whether policy allows a connection, which rule decides at each end, and which would decide without it.
 
@@ -107,6 +107,7 @@ def explain(
     session = session_of(context, given)
     number = flows.protocol_of(protocol)
     cluster = world.read(session.kv, session.deadline())
+    profiles = tuple(places.profile_of(network, cluster) for network in networks)
     ends = [
         places.find(text, side, cluster, host.containers, profiles)
         for side, text in (("SRC", source), ("DST", destination))

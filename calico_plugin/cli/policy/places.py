@@ -12,7 +12,7 @@ from calico_plugin.errors import InvalidInput
 from calico_plugin.model import names
 from calico_plugin.model.keys import ResourceKey
 from calico_plugin.model.problem import did_you_mean
-from calico_plugin.model.resources import Metadata, Node, WorkloadEndpoint
+from calico_plugin.model.resources import Metadata, Node, Profile, WorkloadEndpoint
 from calico_plugin.model.resources.endpoint import WorkloadEndpointPort, WorkloadEndpointSpec
 from calico_plugin.policy.selector import Labels
 
@@ -70,6 +70,15 @@ def find(
         if key.name == text:
             return Place(HOST, f"host {text}", _host_addresses(node), text)
     return _by_name(text, side, world, containers())
+
+
+def profile_of(network: str, world: World) -> str:
+    """Of a Docker network, or the profile of that name. Raises InvalidInput."""
+    known = {key.name for key in world.of(Profile)}
+    for name in (network, names.network_profile(network)):
+        if name in known:
+            return name
+    raise InvalidInput("--network", network, f"no such network or profile{did_you_mean(network, known)}")
 
 
 def _address(text: str) -> str:
