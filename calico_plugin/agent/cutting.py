@@ -15,7 +15,7 @@ from __future__ import annotations
 import threading
 import time
 from dataclasses import dataclass, field
-from typing import Callable, Collection, Iterable, Mapping, Sequence
+from typing import Callable, Collection, Iterable, Mapping
 
 import structlog
 
@@ -30,6 +30,8 @@ from calico_plugin.policy.explain import Flow
 COLLECT_SECONDS = 0.2
 _SLICE_SECONDS = 0.005
 _BATCH = 256
+# Verdicts that are kept while one look lasts.
+_REMEMBERED = 20_000
 _CHAIN_JUMPS = (Verdict.JUMP, Verdict.GOTO)
 
 
@@ -37,7 +39,7 @@ _CHAIN_JUMPS = (Verdict.JUMP, Verdict.GOTO)
 class Kernel:
     """What the cutter asks: connections of addresses, this host's own addresses, and to cut some connections."""
 
-    listing: Callable[[Collection[str]], Sequence[Connection]]
+    listing: Callable[[Collection[str]], Iterable[Connection]]
     own_addresses: Callable[[], Collection[str]]
     cut: Callable[[Iterable[Connection]], int]
 
@@ -71,12 +73,10 @@ class Cutter:
         self._judged = rules
 
     def _look(self, rules: Ruleset, wanted: Collection[str]) -> None:
-        connections = self._kernel.listing(wanted)
-        if not connections:
-            return
         judge = Judge(rules, frozenset(self._kernel.own_addresses()))
-        forbidden: list[Connection] = []
-        for connection in self._resting(connections):
+        looked_at, forbidden = 0, []
+        for connection in self._resting(self._kernel.listing(wanted)):
+            looked_at += 1
             if judge.forbids(connection):
                 forbidden.append(connection)
         cut = 0
@@ -86,10 +86,10 @@ class Cutter:
         if cut:
             self._metrics.connections_cut.inc(cut)
             first = forbidden[0]
-            self._log.info("cut connections that policy forbids now", connections=cut, looked_at=len(connections),
+            self._log.info("cut connections that policy forbids now", connections=cut, looked_at=looked_at,
                            first=f"{first.source} > {first.destination} protocol {first.protocol}")
 
-    def _resting(self, connections: Sequence[Connection]) -> Iterable[Connection]:
+    def _resting(self, connections: Iterable[Connection]) -> Iterable[Connection]:
         """The interpreter has one lock: work a little, then let the loop have it."""
         began = time.monotonic()
         for connection in connections:
@@ -133,6 +133,8 @@ class Judge:
             connection.destination_port, connection.icmp_type, connection.icmp_code,
         )
         if place not in self._known:
+            if len(self._known) >= _REMEMBERED:
+                self._known.clear()
             found = walk(self.rules, interface, _flow(connection))
             self._known[place] = found is not None and found.verdict is Verdict.DROP
         return self._known[place]

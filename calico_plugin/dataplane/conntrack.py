@@ -14,7 +14,7 @@ import re
 import socket
 import struct
 from dataclasses import dataclass
-from typing import Collection, Iterable
+from typing import Collection, Iterable, Iterator
 
 from calico_plugin.dataplane import sysctl
 from calico_plugin.dataplane.netlink import Message, Netlink, attribute, attributes, nested, refusal
@@ -74,18 +74,18 @@ class Connection:
     deletion: Message
 
 
-def listing(netlink: Netlink, addresses: Collection[str]) -> list[Connection]:
-    """Connections that one of the addresses (both IP versions) started or answers. Raises DataplaneError."""
-    found: dict[bytes, Connection] = {}
+def listing(netlink: Netlink, addresses: Collection[str]) -> Iterator[Connection]:
+    """Connections that one of the addresses (both IP versions) started or answers; one may come twice. Raises
+    DataplaneError.
+    """
     for family in (socket.AF_INET, socket.AF_INET6):
         wanted = {socket.inet_pton(family, text) for text in addresses if (":" in text) == (family == socket.AF_INET6)}
         mentioned = re.compile(b"|".join(map(re.escape, wanted)), re.DOTALL)
         for request in _requests(family, wanted):
             for entry in netlink.dump(request):
                 deletion = _deletion(family, entry, wanted) if mentioned.search(entry) else None
-                if deletion is not None and deletion.body not in found:
-                    found[deletion.body] = _connection(family, entry, deletion)
-    return list(found.values())
+                if deletion is not None:
+                    yield _connection(family, entry, deletion)
 
 
 def cut(netlink: Netlink, connections: Iterable[Connection]) -> int:
