@@ -165,12 +165,17 @@ class DockerSync:
             if network is not None and self._is_ours(network):
                 self._networks.complete(network)
             self._replicate = True
-        elif event.attributes.get("type", "") in self._settings.drivers:
-            self._destroyed[event.id] = self._clock()
-            self._list_at = min(self._list_at, self._clock() + DESTROYED_GRACE)
-            if self._replicator is not None:
-                self._replicator.destroyed(event.id)
+        else:
+            # Whosever it was, its name is free now.
             self._replicate = True
+            if event.attributes.get("type", "") in self._settings.drivers:
+                self._destroy(event.id)
+
+    def _destroy(self, network_id: str) -> None:
+        self._destroyed[network_id] = self._clock()
+        self._list_at = min(self._list_at, self._clock() + DESTROYED_GRACE)
+        if self._replicator is not None:
+            self._replicator.destroyed(network_id)
 
     def _carry(self, api: DockerApi, listed: Sequence[DockerNetwork], thorough: bool) -> None:
         if self._replicator is None:

@@ -190,7 +190,7 @@ def test_foreign_network_of_the_name_is_left_alone(pair: Lab) -> None:
     assert pair["host2"].run("docker", "network", "inspect", "rep_bridge").stdout == before
     assert "driver bridge" in log(pair, "host2")
     pair["host2"].run("docker", "network", "rm", "rep_bridge")
-    wait_for("ours", lambda: (inspect(pair, "host2", "rep_bridge") or {}).get("Driver") == "calico", 40)
+    wait_for("ours", lambda: (inspect(pair, "host2", "rep_bridge") or {}).get("Driver") == "calico", 10)
 
 
 def test_removed_and_made_anew(pair: Lab) -> None:
@@ -216,7 +216,7 @@ def addresses(one: Container) -> dict[str, str]:
     return {name: network["IPAddress"] for name, network in networks_.items()}
 
 
-@pytest.mark.parametrize("bridge", ["a_bridge", "z_bridge"])
+@pytest.mark.parametrize("bridge", ["a_bridge", pytest.param("z_bridge", marks=pytest.mark.long)])
 def test_several_networks_and_a_bridge(pair: Lab, bridge: str) -> None:
     """Reached by members of each of its networks, whichever has its default route; stop and start, too."""
     for name in ("rep_m1", "rep_m2"):
