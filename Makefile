@@ -70,11 +70,16 @@ kernel: root setup ## tests against the real kernel, in namespaces (root)
 lab: root setup ## tests on whole Docker hosts (root)
 	@$(PYTEST) -q tests/lab -m 'not long'
 
+# Most tests wait for time-outs, restarts and elections, not for a processor: several files at once, each in namespaces of its own.
+PARALLEL := -n 4 --dist loadfile
+
 test: root lint ## everything that CI runs (root)
-	@$(PYTEST) -m 'not long'
+	@$(PYTEST) $(PARALLEL) -m 'not long' tests/unit tests/contract tests/kernel
+	@$(PYTEST) -m 'not long' tests/lab
 
 test-long: root lint ## the same with the long runs: 100 start/stop rounds and more (root)
-	@$(PYTEST)
+	@$(PYTEST) $(PARALLEL) tests/unit tests/contract tests/kernel
+	@$(PYTEST) tests/lab
 
 .PHONY: constraints
 constraints: setup ## pin in constraints.txt what is installed now
@@ -101,8 +106,8 @@ down: root setup ## stop that calico-node and make this machine bare again (root
 	@$(BIN)/python scripts/up.py --down
 
 # -- measuring --------------------------------------------------------------------------------------------------------
-.PHONY: bench bench-ipam bench-driver bench-docker bench-net
-bench: bench-ipam bench-driver bench-docker bench-net ## all benchmarks (root)
+.PHONY: bench bench-ipam bench-driver bench-docker bench-net bench-policy
+bench: bench-ipam bench-driver bench-docker bench-net bench-policy ## all benchmarks (root)
 
 bench-ipam: setup ## addresses per second, one and eight hosts
 	@$(BIN)/python -m benchmarks.ipam
@@ -115,6 +120,9 @@ bench-docker: root setup ## docker run on our network and on Docker's own bridge
 
 bench-net: root setup ## throughput and request rate, against a Docker bridge and a bare veth (root)
 	@$(BIN)/python -m benchmarks.net
+
+bench-policy: root setup ## cost of changes and of packets with 10,000 endpoints and 1,000 policies (root)
+	@$(BIN)/python -m benchmarks.policy
 
 # -- shipping ---------------------------------------------------------------------------------------------------------
 IMAGE ?= calico/node:latest
