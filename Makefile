@@ -127,10 +127,13 @@ bench-policy: root setup ## cost of changes and of packets with 10,000 endpoints
 # -- shipping ---------------------------------------------------------------------------------------------------------
 IMAGE ?= calico/node:latest
 BASE ?=
-.PHONY: image plugin
+.PHONY: image image-test plugin
 image: ## build the image calico/node with Docker (IMAGE=name, BASE=another Debian 12 to build on)
 	@docker build --network host $(if $(BASE),--build-arg BASE=$(BASE)) -t $(IMAGE) .
 	@docker image inspect -f '{{.RepoTags}} {{.Size}} bytes' $(IMAGE)
+
+image-test: root setup ## tests of the image and of the managed plugin on Docker hosts (root)
+	@$(PYTEST) tests/lab/test_image.py tests/lab/test_plugin.py
 
 plugin: root ## make build/plugin for `docker plugin create`; needs debootstrap, no Docker (root)
 	@scripts/debian-packages debootstrap

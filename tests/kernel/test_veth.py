@@ -15,7 +15,7 @@ from calico_plugin.dataplane import veth
 from calico_plugin.dataplane.netlink import Netlink, NetlinkPool
 from calico_plugin.dataplane.veth import Veth
 from calico_plugin.errors import DataplaneError
-from tests.kernel.driverlab import namespace
+from tests.kernel.driverlab import namespace, wait_until
 
 pytestmark = pytest.mark.root
 
@@ -86,7 +86,8 @@ def test_finding(netns: str, sockets: NetlinkPool) -> None:
     found = veth.find(sockets, ONE.host)
     assert found is not None and not found.running
     inside(netns, f"ip link set {ONE.container} up")
-    assert [(link.name, link.running) for link in veth.ours(sockets)] == [(ONE.host, True)]
+    # The kernel tells a carrier from a worker of its own, a moment later.
+    wait_until(lambda: [(link.name, link.running) for link in veth.ours(sockets)] == [(ONE.host, True)], "a carrier")
 
 
 def test_a_link_local_address_is_usable_at_once(netns: str, sockets: NetlinkPool) -> None:

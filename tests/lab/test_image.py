@@ -15,7 +15,8 @@ from tests.lab.diagnostics import bug_lines
 from tests.lab.spec import LabSpec
 from tests.lab.wait import wait_for
 
-pytestmark = pytest.mark.timeout(900)
+# Builds a root file system first: minutes, apart from the normal run (`make image-test`).
+pytestmark = [pytest.mark.long, pytest.mark.timeout(900)]
 CREATE = ("docker", "network", "create", "--driver", "calico", "--ipam-driver", "calico-ipam")
 # A privileged container wants every capability, and the machine that runs the lab may lack one.
 PRIVILEGED = (f"--add-runtime=lab={Path(__file__).with_name('runc.py')}", "--default-runtime=lab")

@@ -16,7 +16,8 @@ from tests.lab.plugins import ALIAS
 from tests.lab.spec import LabSpec
 from tests.lab.wait import wait_for
 
-pytestmark = pytest.mark.timeout(900)
+# Builds a root file system first: minutes, apart from the normal run (`make image-test`).
+pytestmark = [pytest.mark.long, pytest.mark.timeout(900)]
 CREATE = ("docker", "network", "create", "--driver", "calico", "--ipam-driver", "calico-ipam")
 NETWORK = "cal_net1"
 # Time for which Docker waits until the plugin's socket is open, with room for the download before.
