@@ -108,6 +108,9 @@ def _brief(why: str) -> str:
     return re.sub(r"^[A-Z_]+: ipv[46]:\S+: ", "", last).removeprefix("Failed to connect to remote host: ").strip(" .;")
 
 
+_CUT = re.compile("Socket closed|Connection reset|Broken pipe|EOF", re.IGNORECASE)
+
+
 def _hint(why: str, endpoints: Sequence[str], source: str) -> str:
     """What the user may look at; empty when we have no idea."""
     if "CERTIFICATE_VERIFY_FAILED" in why or "Hostname Verification Check failed" in why:
@@ -118,6 +121,9 @@ def _hint(why: str, endpoints: Sequence[str], source: str) -> str:
         return "; does this etcd speak plain http:// instead of https://?"
     if why.endswith("Socket closed") and any(endpoint.startswith("http:") for endpoint in endpoints):
         return "; does this etcd want https:// instead of http://?"
+    # With TLS 1.3 the server's alert about a missing certificate may be overtaken by the reset of the connection.
+    if _CUT.search(why) and any(endpoint.startswith("https:") for endpoint in endpoints):
+        return "; does etcd want a client certificate? Check ETCD_CERT_FILE and ETCD_KEY_FILE"
     if source == DEFAULT_SOURCE:
         return "; set ETCD_ENDPOINTS if etcd is elsewhere (with sudo use `sudo -E`, which keeps the environment)"
     return ""

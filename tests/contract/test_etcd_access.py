@@ -224,7 +224,8 @@ def test_certificate_that_does_not_fit(
     with pytest.raises((DatastoreUnavailable, DatastoreUnauthorized)) as caught:
         client.get("/t/a", Deadline(2))
     client.close()
-    assert all(word in str(caught.value) for word in ("etcd", secure.endpoints[0], setting))
+    text = str(caught.value)
+    assert [word for word in ("etcd", secure.endpoints[0], setting) if word not in text] == [], text
 
 
 def test_plain_text_to_a_tls_port(secure: Cluster) -> None:
