@@ -179,7 +179,8 @@ spec:
     wait_for("the policy in force", lambda: "po-gnp/firsts" in lab["host1"].run(
         "nft", "list", "table", "inet", "calico").stdout, 10)
     place = "/run/firsts.pcap"
-    capture = lab["host1"].popen("tcpdump", "-n", "-U", "-i", target.interface(), "-w", place,
+    # At once: what the kernel has not handed over yet would be lost when tcpdump ends.
+    capture = lab["host1"].popen("tcpdump", "-n", "-U", "--immediate-mode", "-i", target.interface(), "-w", place,
                                  "tcp[tcpflags] & (tcp-syn | tcp-ack) == tcp-syn")
     wait_for("tcpdump", lambda: lab["host1"].run("test", "-e", place, check=False).returncode == 0, 10)
     address = target.address()
