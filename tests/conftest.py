@@ -6,6 +6,7 @@ import os
 from typing import Iterator
 
 import pytest
+import structlog
 
 from calico_plugin.datastore.etcd import EtcdKV, connect
 from calico_plugin.deadline import Deadline
@@ -14,6 +15,12 @@ from tests.etcd_server import etcd_cluster
 # Whatever a developer's shell has set must not change what a test sees.
 _PREFIXES = ("ETCD_", "CALICO_", "FELIX_", "DATASTORE_", "DOCKER_", "IP_", "IP6_", "BGP_", "NO_DEFAULT_POOLS")
 _NAMES = ("NODENAME", "HOSTNAME", "IP", "IP6", "AS")
+
+
+@pytest.fixture(autouse=True)
+def _log_as_at_start() -> None:
+    """What a test before this one made of the log is gone: its stream may be closed, its level may be none."""
+    structlog.reset_defaults()
 
 
 @pytest.fixture

@@ -52,7 +52,10 @@ class Member:
         os.kill(self.process.pid, number)
 
     def freeze(self) -> None:
+        """Returns when all its threads stand still: until then it may answer."""
+        assert self.process is not None
         self.signal(signal.SIGSTOP)
+        os.waitid(os.P_PID, self.process.pid, os.WSTOPPED)
 
     def thaw(self) -> None:
         self.signal(signal.SIGCONT)
