@@ -71,7 +71,7 @@ lab: root setup ## tests on whole Docker hosts (root)
 	@$(PYTEST) -q tests/lab -m 'not long'
 
 # Most tests wait for time-outs, restarts and elections, not for a processor: several files at once, each in namespaces of its own.
-PARALLEL := -n 3 --dist loadfile
+PARALLEL := -n 2 --dist loadfile
 
 test: root lint ## everything that CI runs (root)
 	@$(PYTEST) $(PARALLEL) -m 'not long' tests/unit tests/contract tests/kernel
