@@ -10,7 +10,7 @@ import signal
 import sys
 import threading
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any, Callable, Iterable, Sequence
 
 import structlog
@@ -185,16 +185,7 @@ def run(settings: Settings) -> bool:
 
 
 def _connect(settings: Settings) -> EtcdKV:
-    datastore = settings.datastore
-    return connect(
-        datastore.endpoints,
-        ca_cert_file=datastore.ca_cert_file,
-        cert_file=datastore.cert_file,
-        key_file=datastore.key_file,
-        username=datastore.username,
-        password=datastore.password,
-        source=datastore.source,
-    )
+    return connect(**asdict(settings.datastore))
 
 
 def _workers(

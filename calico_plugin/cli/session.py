@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from dataclasses import asdict
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Callable, TypeVar
@@ -54,15 +55,7 @@ class Session:
         from calico_plugin.datastore.etcd import connect
 
         chosen = self.settings
-        real = connect(
-            chosen.endpoints,
-            ca_cert_file=chosen.ca_cert_file,
-            cert_file=chosen.cert_file,
-            key_file=chosen.key_file,
-            username=chosen.username,
-            password=chosen.password,
-            source=chosen.source,
-        )
+        real = connect(**asdict(chosen))
         if not self.dry_run:
             return real
         from calico_plugin.datastore.overlay import OverlayKV

@@ -14,6 +14,7 @@ from __future__ import annotations
 import gc
 import os
 import sys
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Callable
 
@@ -55,15 +56,7 @@ class DriverApplication(BaseApplication):
         from calico_plugin.policy import selector
 
         settings, store = self._settings, self._settings.datastore
-        kv = connect(
-            store.endpoints,
-            ca_cert_file=store.ca_cert_file,
-            cert_file=store.cert_file,
-            key_file=store.key_file,
-            username=store.username,
-            password=store.password,
-            source=store.source,
-        )
+        kv = connect(**asdict(store))
         self._services = build(
             kv,
             lambda text, labels: selector.parse(text).match(labels),

@@ -10,6 +10,7 @@ import os
 import signal
 import sys
 import time
+from dataclasses import asdict
 from pathlib import Path
 from types import FrameType
 from typing import Any, Mapping
@@ -234,16 +235,7 @@ def _start_etcd(settings: Settings, host: HostView, tree: Tree) -> None:
 
 
 def _connect(settings: Settings) -> EtcdKV:
-    etcd = settings.datastore
-    return connect(
-        etcd.endpoints,
-        ca_cert_file=etcd.ca_cert_file,
-        cert_file=etcd.cert_file,
-        key_file=etcd.key_file,
-        username=etcd.username,
-        password=etcd.password,
-        source=etcd.source,
-    )
+    return connect(**asdict(settings.datastore))
 
 
 def _prepare(settings: Settings, host: HostView, wait: bool) -> None:
