@@ -27,14 +27,15 @@ from calico_plugin.dataplane import veth
 from calico_plugin.dataplane.veth import Sockets
 from calico_plugin.datastore.kv import KV, KeyValue
 from calico_plugin.deadline import Clock, Deadline
-from calico_plugin.driver import hops, wire
+from calico_plugin.driver import hops
 from calico_plugin.driver.commits import Commits
 from calico_plugin.driver.hops import Hops
 from calico_plugin.driver.journal import ENDPOINT, Journal
 from calico_plugin.driver.links import Links
+from calico_plugin.driver.options import NETWORK_OPTIONS, NetworkOptions, network_options
 from calico_plugin.driver.readiness import Readiness
 from calico_plugin.driver.view import View, addresses
-from calico_plugin.driver.wire import CreateEndpoint, EndpointCall, NetworkOptions
+from calico_plugin.driver.wire import CreateEndpoint, EndpointCall
 from calico_plugin.errors import (
     AlreadyExists,
     Conflict,
@@ -335,9 +336,9 @@ def _check_same(existing: WorkloadEndpoint, call: CreateEndpoint) -> None:
 
 def _options(record: NetworkRecord) -> NetworkOptions:
     """A record may come from a newer driver, or from another host's agent: what we do not know counts as not given."""
-    known = {name: value for name, value in record.options.items() if name in wire.NETWORK_OPTIONS}
+    known = {name: value for name, value in record.options.items() if name in NETWORK_OPTIONS}
     try:
-        return wire.network_options(known)
+        return network_options(known)
     except InvalidInput as error:
         log.warning("a network's options count as not given", network=record.network_id, error=str(error))
         return NetworkOptions()

@@ -14,7 +14,8 @@ from dataclasses import dataclass
 from ipaddress import ip_network
 from typing import Sequence
 
-from calico_plugin.driver.wire import IPAM_OPTION_INSIDE, IPAddress, IPNetwork, RequestPool
+from calico_plugin.driver.options import IPAM_OPTION_INSIDE
+from calico_plugin.driver.wire import IPAddress, IPNetwork, RequestPool
 from calico_plugin.errors import InvalidInput, NotFound
 from calico_plugin.model.resources import IPPool
 

@@ -15,7 +15,17 @@ from typing import Any, Mapping, Type, TypeVar
 
 import msgspec
 
-from calico_plugin.errors import InvalidInput, Unsupported
+from calico_plugin.driver.options import (
+    IPAM_OPTION_INSIDE,
+    IPAM_OPTION_POOL,
+    OPTION_MTU,
+    NetworkOptions,
+    network_options,
+    plain_ipam_options,
+    plain_network_options,
+    truth,
+)
+from calico_plugin.errors import InvalidInput
 
 IPAddress = IPv4Address | IPv6Address
 IPNetwork = IPv4Network | IPv6Network
@@ -28,16 +38,6 @@ ADDRESS_TYPE = "RequestAddressType"
 GATEWAY_TYPE = "com.docker.network.gateway"
 GATEWAY_DATA = "com.docker.network.gateway"
 
-# `docker network create --opt`: the whole list, as a refusal shows it.
-OPTION_MTU = "com.docker.network.driver.mtu"
-OPTION_POOL_ROUTES = "pool-routes"
-OPTION_DEFAULT_ROUTE = "default-route"
-NETWORK_OPTIONS = (OPTION_MTU, OPTION_DEFAULT_ROUTE, OPTION_POOL_ROUTES)
-# `docker network create --ipam-opt`
-IPAM_OPTION_POOL = "pool"
-IPAM_OPTION_INSIDE = "inside-pool"
-IPAM_OPTIONS = (IPAM_OPTION_INSIDE, IPAM_OPTION_POOL)
-_MTU_MIN, _MTU_MAX = 576, 65535
 _IPV6_MTU_MIN = 1280
 
 # Address spaces of Docker's own IPAM drivers: networks whose addresses they give cannot be routed by us.
@@ -102,17 +102,10 @@ _DECODERS: dict[type, msgspec.json.Decoder[Any]] = {
 
 
 @dataclass(frozen=True, slots=True)
-class NetworkOptions:
-    """`--opt` values. `mtu` None: as the host's own uplink. `default_route` False: Docker's bridge keeps it."""
-
-    mtu: int | None = None
-    pool_routes: bool = False
-    default_route: bool = True
-
-
-@dataclass(frozen=True, slots=True)
 class CreateNetwork:
-    """`reserved`: addresses that Docker asked for as gateway or `--aux-address`, with what each is called."""
+    """`raw_options`: `--opt` as given, by plain names. `reserved`: addresses that Docker asked for as gateway or
+    `--aux-address`, with what each is called.
+    """
 
     network: str
     options: NetworkOptions
@@ -171,7 +164,7 @@ class ReleaseAddress:
 def create_network(body: bytes) -> CreateNetwork:
     raw = _decode(_CreateNetwork, body)
     options = raw.options or {}
-    generic = {str(name): str(value) for name, value in (options.get(GENERIC_OPTIONS) or {}).items()}
+    generic = plain_network_options(options.get(GENERIC_OPTIONS) or {})
     data4, data6 = raw.ipv4_data or (), raw.ipv6_data or ()
     for data in (*data4, *data6):
         if data.address_space in _FOREIGN_SPACES:
@@ -186,25 +179,11 @@ def create_network(body: bytes) -> CreateNetwork:
         network=_identifier("NetworkID", raw.network_id),
         options=made,
         raw_options=generic,
-        internal=_truth(INTERNAL, options.get(INTERNAL, False)),
-        enable_ipv6=_truth(ENABLE_IPV6, options.get(ENABLE_IPV6, False)),
+        internal=truth(INTERNAL, options.get(INTERNAL, False)),
+        enable_ipv6=truth(ENABLE_IPV6, options.get(ENABLE_IPV6, False)),
         pools4=tuple(str(_network("Pool", data.pool)) for data in data4 if data.pool),
         pools6=tuple(str(_network("Pool", data.pool)) for data in data6 if data.pool),
         reserved=_reserved((*data4, *data6)),
-    )
-
-
-def network_options(given: Mapping[str, str]) -> NetworkOptions:
-    """The meaning of a network's `--opt` values. Raises Unsupported for one that is not known."""
-    for name in given:
-        if name not in NETWORK_OPTIONS:
-            raise Unsupported(
-                f"--opt {name}", hint=f"not known to driver calico; known: {', '.join(NETWORK_OPTIONS)}"
-            )
-    return NetworkOptions(
-        mtu=_mtu(given[OPTION_MTU]) if OPTION_MTU in given else None,
-        pool_routes=_truth(f"--opt {OPTION_POOL_ROUTES}", given.get(OPTION_POOL_ROUTES, "false")),
-        default_route=_truth(f"--opt {OPTION_DEFAULT_ROUTE}", given.get(OPTION_DEFAULT_ROUTE, "true")),
     )
 
 
@@ -217,7 +196,7 @@ def allocate_network(body: bytes) -> dict[str, str]:
     raw = _decode(_CreateNetwork, body)
     _identifier("NetworkID", raw.network_id)
     given = {str(name): str(value) for name, value in (raw.options or {}).items()}
-    network_options(given)
+    network_options(plain_network_options(given))
     return given
 
 
@@ -252,12 +231,7 @@ def endpoint_call(body: bytes) -> EndpointCall:
 
 def request_pool(body: bytes) -> RequestPool:
     raw = _decode(_Pool, body)
-    options = {str(name): value for name, value in (raw.options or {}).items()}
-    for name in options:
-        if name not in IPAM_OPTIONS:
-            raise Unsupported(
-                f"--ipam-opt {name}", hint=f"not known to calico-ipam; known: {', '.join(IPAM_OPTIONS)}"
-            )
+    options = plain_ipam_options(raw.options or {})
     pool = _network("--subnet", raw.pool) if raw.pool else None
     inside = _network("--ip-range", raw.sub_pool) if raw.sub_pool else None
     if inside is not None and (pool is None or not _within(inside, pool)):
@@ -270,7 +244,7 @@ def request_pool(body: bytes) -> RequestPool:
         range=inside,
         version=pool.version if pool is not None else 6 if raw.v6 else 4,
         pool_names=tuple(name for name in str(options.get(IPAM_OPTION_POOL) or "").split(",") if name),
-        inside=_truth(f"--ipam-opt {IPAM_OPTION_INSIDE}", options.get(IPAM_OPTION_INSIDE, False)),
+        inside=truth(f"--ipam-opt {IPAM_OPTION_INSIDE}", options.get(IPAM_OPTION_INSIDE, False)),
     )
 
 
@@ -330,21 +304,6 @@ def _pool_id(value: str | None) -> str:
     if not value:
         raise InvalidInput("PoolID", hint="missing in the request")
     return value
-
-
-def _truth(name: str, value: Any) -> bool:
-    if isinstance(value, bool):
-        return value
-    word = str(value).lower()
-    if word not in ("true", "false", "1", "0"):
-        raise InvalidInput(name, value, "must be true or false")
-    return word in ("true", "1")
-
-
-def _mtu(value: str) -> int:
-    if not value.isascii() or not value.isdigit() or not _MTU_MIN <= int(value) <= _MTU_MAX:
-        raise InvalidInput(f"--opt {OPTION_MTU}", value, f"must be a number of bytes from {_MTU_MIN} to {_MTU_MAX}")
-    return int(value)
 
 
 def _mac(value: str) -> str:

@@ -229,7 +229,8 @@ def test_a_link_that_is_gone_is_made_again_by_join(parts: Parts) -> None:
 
 
 def test_a_failed_create_network_leaves_no_record(parts: Parts) -> None:
-    from calico_plugin.driver.wire import CreateNetwork, NetworkOptions
+    from calico_plugin.driver.options import NetworkOptions
+    from calico_plugin.driver.wire import CreateNetwork
 
     def fault(verb: str) -> None:
         if verb == "commit":

@@ -23,8 +23,9 @@ from calico_plugin.agent.shared import LocalNetwork
 from calico_plugin.datastore.store import Store
 from calico_plugin.deadline import Deadline
 from calico_plugin.driver import networks as driver_networks
+from calico_plugin.driver.options import NetworkOptions
 from calico_plugin.driver.view import View
-from calico_plugin.driver.wire import CreateNetwork, NetworkOptions
+from calico_plugin.driver.wire import CreateNetwork
 from calico_plugin.errors import DockerBusy, DockerTaken
 from calico_plugin.model.docker import CREATING, READY, AddressRange, NetworkSpec, SharedMember, SharedNetwork
 from calico_plugin.model.resources import Metadata, Node

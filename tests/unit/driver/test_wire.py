@@ -9,7 +9,8 @@ from typing import Any
 import pytest
 
 from calico_plugin.driver import wire
-from calico_plugin.errors import InvalidInput, Unsupported
+from calico_plugin.driver.options import OPTION_MTU, NetworkOptions
+from calico_plugin.errors import InvalidInput
 
 NETWORK, ENDPOINT = "a" * 64, "e" * 64
 
@@ -59,7 +60,7 @@ def test_create_network_takes_what_docker_sends() -> None:
     )
     assert (call.network, call.internal, call.enable_ipv6) == (NETWORK, True, True)
     assert (call.pools4, call.pools6) == (("10.9.0.0/16",), ("fd00::/64",))
-    assert call.options == wire.NetworkOptions(mtu=1400)
+    assert call.options == NetworkOptions(mtu=1400)
     assert call.reserved == {ip_address("10.9.0.1"): "gateway", ip_address("10.9.5.77"): "router"}
 
 
@@ -69,32 +70,12 @@ def test_create_network_without_anything_optional() -> None:
     assert (call.pools4, call.pools6, call.reserved, call.internal) == ((), (), {}, False)
 
 
-def test_an_unknown_option_is_refused_by_name() -> None:
-    """The text names the option and all that are known."""
-    with pytest.raises(Unsupported) as refused:
-        wire.create_network(network(Options={"com.docker.network.generic": {"colour": "blue"}}))
-    text = str(refused.value)
-    assert "colour" in text and all(known in text for known in wire.NETWORK_OPTIONS)
-
-
-@pytest.mark.parametrize("value", ["", "1", "65536", "large", "1500.5", "-9"])
-def test_an_mtu_that_no_link_takes_is_refused(value: str) -> None:
-    with pytest.raises(InvalidInput, match="driver.mtu"):
-        wire.network_options({wire.OPTION_MTU: value})
-
-
 def test_an_mtu_too_small_for_ipv6_is_refused() -> None:
     """The kernel would take IPv6 away from the link without a word."""
-    options = {"com.docker.network.generic": {wire.OPTION_MTU: "1200"}}
+    options = {"com.docker.network.generic": {OPTION_MTU: "1200"}}
     assert wire.create_network(network(Options=options)).options.mtu == 1200
     with pytest.raises(InvalidInput, match="1280"):
         wire.create_network(network(Options=options, IPv6Data=[{"AddressSpace": "L", "Pool": "fd00::/64"}]))
-
-
-@pytest.mark.parametrize("name", [wire.OPTION_POOL_ROUTES, wire.OPTION_DEFAULT_ROUTE])
-def test_a_switch_is_true_or_false(name: str) -> None:
-    with pytest.raises(InvalidInput, match="true or false"):
-        wire.network_options({name: "maybe"})
 
 
 @pytest.mark.parametrize("space", ["LocalDefault", "GlobalDefault", "null"])
@@ -156,11 +137,6 @@ def test_request_pool() -> None:
 def test_a_range_outside_of_its_subnet_is_refused(pool: str, inner: str) -> None:
     with pytest.raises(InvalidInput, match="--ip-range"):
         wire.request_pool(body(Pool=pool, SubPool=inner))
-
-
-def test_an_unknown_ipam_option_is_refused_by_name() -> None:
-    with pytest.raises(Unsupported, match="colour.*inside-pool"):
-        wire.request_pool(body(Pool="", Options={"colour": "blue"}))
 
 
 @pytest.mark.parametrize("pool", ["10.9.0.1/16", "10.9.0.0/33", "10.9.0.0/16/2", "pool"])
