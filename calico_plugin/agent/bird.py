@@ -10,7 +10,6 @@ from __future__ import annotations
 import time
 from collections import Counter
 from dataclasses import dataclass, field
-from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Callable, Mapping
 
@@ -22,7 +21,7 @@ from calico_plugin.model.snapshot import Snapshot
 from calico_plugin.observe.metrics import Metrics
 from calico_plugin.observe.problems import BIRD, Problems
 from calico_plugin.policy.selector import SelectorError, parse
-from calico_plugin.routing.apply import CONF_NAME, SOCKET_NAME, Outcome, Refused, load
+from calico_plugin.routing.apply import SOCKET_NAME, Outcome, Refused, load, runs_another
 from calico_plugin.routing.bird import Rendered, render
 from calico_plugin.routing.birdc import BirdClient
 from calico_plugin.routing.isolate import load_without_the_bad
@@ -34,9 +33,6 @@ DEBOUNCE = 0.1
 _TURN = 2.0
 # Turns between two looks at the sessions.
 _LOOK_TURNS = 5
-_MOVED_SECONDS = 2.0
-# BIRD tells whole milliseconds, of a clock that it reads now and then.
-_CLOCK_STEP = timedelta(milliseconds=2)
 
 
 def selects(selector: str, labels: Mapping[str, str]) -> bool:
@@ -93,7 +89,7 @@ class BirdWorker:
         self._snapshot: Snapshot | None = None
         self._loaded: Snapshot | None = None
         self._problems: tuple[str, ...] | None = None
-        self._force = True
+        self._text = ""
         self._turns = 0
         self._sessions: Mapping[str, Session] = {}
         self._status = Problems(run_dir)
@@ -108,9 +104,8 @@ class BirdWorker:
         if self._snapshot is not None and self._snapshot is not self._loaded:
             self._sleep(DEBOUNCE)
             self._try(self._snapshot)
-        elif self._loaded is not None and self._is_behind():
-            # BIRD started while the file was being written, or an earlier agent died between file and load.
-            self._force = True
+        elif self._loaded is not None and runs_another(self._text, self._client):
+            # BIRD started while the file was being written, or somebody gave it another one.
             self._try(self._loaded)
         if self._turns % _LOOK_TURNS == 0:
             self._look()
@@ -126,29 +121,20 @@ class BirdWorker:
             if isinstance(error, Refused):
                 self._metrics.bird_refused.set(1)
                 self._tell((f"BIRD refuses the configuration and runs on the last good one: {error.why}",))
-            # What BIRD runs on may be neither the file nor the text.
-            self._force, self._loaded = True, None
+            self._loaded = None
             raise
         self._loaded = snapshot
 
-    def _is_behind(self) -> bool:
-        """Whether BIRD runs on a configuration that is older than the file."""
-        reconfigured = self._reconfigured()
-        return reconfigured is not None and reconfigured < self._written() - _CLOCK_STEP
-
     def _load(self, snapshot: Snapshot) -> None:
-        before = self._reconfigured()
-        force = self._force and self._is_behind()
         rendered, outcome = load_without_the_bad(
             lambda without: self._render(snapshot, without),
-            lambda text: load(text, self._run_dir, self._client, force=force),
+            lambda text: load(text, self._run_dir, self._client),
         )
-        self._force = False
+        self._text = rendered.text
         self._sessions = {one.name: one for one in rendered.sessions}
         self._metrics.bird_refused.set(0)
         self._tell(rendered.problems)
         if outcome is Outcome.LOADED:
-            self._await_move(before)
             self._metrics.bird_loaded.set(time.time())
         if outcome is not Outcome.UNCHANGED:
             self._log.info("configuration of BIRD", outcome=outcome.value, sessions=len(rendered.sessions))
@@ -175,27 +161,6 @@ class BirdWorker:
                 self._log.warning("left out of BIRD's configuration", problem=problem)
         self._problems = problems
         self._status.tell(BIRD, problems)
-
-    def _reconfigured(self) -> datetime | None:
-        """When BIRD last took a configuration; None when it does not run or does not say."""
-        try:
-            return datetime.fromisoformat(self._client.status().last_reconfiguration)
-        except (RoutingError, ValueError):
-            return None
-
-    def _written(self) -> datetime:
-        try:
-            return datetime.fromtimestamp((self._run_dir / CONF_NAME).stat().st_mtime)
-        except OSError:
-            return datetime.min + _CLOCK_STEP
-
-    def _await_move(self, before: datetime | None) -> None:
-        """BIRD answers `configure` before it has carried it out."""
-        until = time.monotonic() + _MOVED_SECONDS
-        while before is not None and self._reconfigured() == before:
-            if time.monotonic() > until:
-                raise RoutingError("BIRD took the configuration, but its last reconfiguration did not move")
-            self._sleep(0.05)
 
     def _look(self) -> None:
         try:

@@ -18,7 +18,7 @@ from calico_plugin.cli import cascade
 from calico_plugin.cli.session import Session, common, session_of
 from calico_plugin.config import DatastoreSettings, Settings, variables
 from calico_plugin.deadline import Deadline
-from calico_plugin.errors import CalicoError, InvalidInput, NotFound, RoutingError
+from calico_plugin.errors import CalicoError, InvalidInput, NotFound
 from calico_plugin.model import autodetect
 from calico_plugin.model.resources import Metadata, Node
 from calico_plugin.node import checks, container, detached, diags, embedded, hostprep, report
@@ -32,7 +32,7 @@ from calico_plugin.node.startup import HostView
 from calico_plugin.observe import log as logging
 from calico_plugin.observe.problems import Problems
 from calico_plugin.routing.apply import SOCKET_NAME
-from calico_plugin.routing.birdc import BirdClient
+from calico_plugin.routing.birdc import BirdClient, NotRunning
 
 NO_ROOT = "Need super user privileges: Operation not permitted"
 _WAIT_SECONDS = 75.0
@@ -341,9 +341,7 @@ def _bird(run_dir: Path) -> BirdClient | None:
     client = BirdClient(run_dir / SOCKET_NAME)
     try:
         client.status()
-    except RoutingError as error:
-        if "not running" not in str(error):
-            raise
+    except NotRunning:
         return None
     return client
 

@@ -1,22 +1,28 @@
-"""Brings a rendered configuration to BIRD: checked before it replaces the old file, loaded only when it changed.
+"""Brings a rendered configuration to BIRD: checked before it replaces the old file, loaded when BIRD runs on another.
 
-When BIRD refuses the new text, file and running configuration stay as they are, and RoutingError carries BIRD's words.
-When BIRD does not run, the file is put in place for its start (its own parser judged it, if `bird` can be run).
+Each file ends with a constant that names its text, so BIRD itself tells which one it runs on. When BIRD refuses the new
+text, file and running configuration stay as they are, and Refused carries its words. When BIRD does not run, the
+file is put in place for its start (its own parser judged it, if `bird` can be run).
 """
 
 from __future__ import annotations
 
+import hashlib
 import os
 import re
 import subprocess
+import time
 from enum import Enum
 from pathlib import Path
 
 from calico_plugin.errors import RoutingError
-from calico_plugin.routing.birdc import BirdClient
+from calico_plugin.routing.birdc import BirdClient, CommandRefused
 
 CONF_NAME, SOCKET_NAME, PID_NAME = "bird.conf", "bird.ctl", "bird.pid"
 CHECK_SECONDS = 10
+_MARK = "CALICO_CONFIGURATION"
+_TAKEN_SECONDS = 2.0
+_LOOK_SECONDS = 0.02
 
 
 class Refused(RoutingError):
@@ -36,32 +42,51 @@ class Outcome(Enum):
     WRITTEN = "written; BIRD is not running"
 
 
-def load(text: str, run_dir: Path, client: BirdClient | None = None, *, force: bool = False) -> Outcome:
-    """Make `text` BIRD's configuration in `run_dir`. `force` loads an unchanged file again (after a load that failed).
+def load(text: str, run_dir: Path, client: BirdClient | None = None) -> Outcome:
+    """Make `text` BIRD's configuration in `run_dir`.
 
     Raises Refused, or RoutingError when BIRD does not answer in time; the next call tries again.
     """
     path = run_dir / CONF_NAME
     client = client or BirdClient(run_dir / SOCKET_NAME)
-    if not force and _content(path) == text:
+    whole = f'{text}define {_MARK} = "{_name(text)}";\n'
+    if _content(path) == whole and not runs_another(text, client):
         return Outcome.UNCHANGED
     fresh = path.with_suffix(".new")
-    _write(fresh, text)
+    _write(fresh, whole)
     try:
         running = _check(fresh, client)
-        before = _content(path)
         os.replace(fresh, path)
     finally:
         fresh.unlink(missing_ok=True)
     if not running:
         return Outcome.WRITTEN
-    try:
-        client.configure(path)
-    except RoutingError:
-        # The file must not look loaded, or the next call would take it for unchanged.
-        _restore(path, before)
-        raise
+    client.configure(path)
+    _await(text, client)
     return Outcome.LOADED
+
+
+def runs_another(text: str, client: BirdClient) -> bool:
+    """Whether BIRD runs, and on another configuration than this one."""
+    try:
+        return client.evaluate(_MARK) != _name(text)
+    except CommandRefused:
+        return True  # it knows no such constant: the configuration is none that we have loaded
+    except RoutingError:
+        return False
+
+
+def _await(text: str, client: BirdClient) -> None:
+    """BIRD answers `configure` before it has carried it out."""
+    until = time.monotonic() + _TAKEN_SECONDS
+    while runs_another(text, client):
+        if time.monotonic() > until:
+            raise RoutingError("BIRD took the configuration, but still runs on another one")
+        time.sleep(_LOOK_SECONDS)
+
+
+def _name(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()[:32]
 
 
 def _content(path: Path) -> str | None:
@@ -77,13 +102,6 @@ def _write(path: Path, text: str) -> None:
         file.write(text)
 
 
-def _restore(path: Path, before: str | None) -> None:
-    if before is None:
-        path.unlink(missing_ok=True)
-    else:
-        _write(path, before)
-
-
 def _check(path: Path, client: BirdClient) -> bool:
     """Whether BIRD runs; raises RoutingError when it (or its parser) refuses the file."""
     try:
@@ -93,9 +111,8 @@ def _check(path: Path, client: BirdClient) -> bool:
         return False
     try:
         client.check(path)
-    except RoutingError as error:
-        # An answer, not silence.
-        raise (Refused(str(error)) if "refused" in str(error) else error) from error
+    except CommandRefused as error:
+        raise Refused(str(error)) from error
     return True
 
 

@@ -22,6 +22,14 @@ _FINAL = re.compile(rb"^\d{4} ", re.MULTILINE)
 _LINE = re.compile(r"(\d{4})([- ])(.*)")
 
 
+class NotRunning(RoutingError):
+    """Nobody listens on the control socket."""
+
+
+class CommandRefused(RoutingError):
+    """BIRD answered with an error, whose words the text has."""
+
+
 @dataclass(frozen=True, slots=True)
 class Line:
     code: int
@@ -72,7 +80,7 @@ class BirdClient:
         self.path, self.timeout = path, timeout
 
     def command(self, text: str) -> tuple[Line, ...]:
-        """One command, its lines. Raises RoutingError: not there, no answer in time, or refused (BIRD's words)."""
+        """One command, its lines. Raises NotRunning, CommandRefused, or RoutingError when no answer comes in time."""
         deadline = Deadline(self.timeout)
         try:
             with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as connection:
@@ -82,7 +90,7 @@ class BirdClient:
                 connection.sendall(text.encode() + b"\n")
                 lines = tuple(parse_reply(_read_reply(connection, deadline)))
         except (FileNotFoundError, ConnectionRefusedError) as error:
-            raise RoutingError(f"BIRD is not running: nothing listens on {self.path}") from error
+            raise NotRunning(f"BIRD is not running: nothing listens on {self.path}") from error
         except (TimeoutError, DeadlineExceeded) as error:
             raise RoutingError(f"BIRD did not answer {text!r} within {self.timeout:g} s on {self.path}") from error
         except OSError as error:
@@ -101,8 +109,12 @@ class BirdClient:
         """Lines of `show route <query>`."""
         return tuple(line.text for line in self.command(f"show route {query}".strip()))
 
+    def evaluate(self, expression: str) -> str:
+        """The value of an expression, such as a constant of the configuration. Raises CommandRefused."""
+        return self.command(f"eval {expression}")[-1].text
+
     def check(self, path: Path) -> None:
-        """Raise RoutingError with `FILE:line:col message` when BIRD would refuse the configuration."""
+        """Raise CommandRefused with `FILE:line:col message` when BIRD would refuse the configuration."""
         self.command(f"configure check {_quoted(path)}")
 
     def configure(self, path: Path | None = None) -> str:
@@ -153,7 +165,7 @@ def parse_reply(text: str) -> Iterator[Line]:
 def _refuse_errors(command: str, lines: tuple[Line, ...]) -> None:
     errors = [line.text for line in lines if line.code >= 8000]
     if errors:
-        raise RoutingError(f"BIRD refused {command.split(' ')[0]}: {'; '.join(errors)}")
+        raise CommandRefused(f"BIRD refused {command.split(' ')[0]}: {'; '.join(errors)}")
 
 
 def parse_status(lines: tuple[Line, ...]) -> Status:
