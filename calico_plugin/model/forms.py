@@ -1,76 +1,26 @@
 """How single values are written: durations, AS numbers, ports, protocols. Each function returns the stored form or
 raises ValueError.
 
-Sources: Go's `time.Duration` text form, Calico's `numorstring` types (datamodel 2.1, policy 2.6).
+Sources: Calico's `numorstring` types (datamodel 2.1, policy 2.6).
 """
 
 from __future__ import annotations
 
 import re
 
+from calico_plugin.model.duration import as_text, nanoseconds
+
 PROTOCOLS = ("TCP", "UDP", "ICMP", "ICMPv6", "SCTP", "UDPLite")
 MAX_AS_NUMBER = 2**32 - 1
 MAX_PORT = 65535
 
-_NANOSECONDS = {
-    "ns": 1,
-    "us": 10**3,
-    "µs": 10**3,
-    "μs": 10**3,
-    "ms": 10**6,
-    "s": 10**9,
-    "m": 60 * 10**9,
-    "h": 3600 * 10**9,
-}
-_PART = re.compile(r"(\d+(?:\.\d*)?|\.\d+)(ns|us|µs|μs|ms|s|m|h)")
 _PORT_NAME = re.compile(r"(?=.*[a-z])[a-z0-9]([a-z0-9-]*[a-z0-9])?")
-
-
-def parse_duration(text: str) -> int:
-    """Nanoseconds of ``1m30s``, ``500ms``, ``0``."""
-    sign, body = (-1, text[1:]) if text.startswith("-") else (1, text.removeprefix("+"))
-    if body == "0":
-        return 0
-    total, position = 0.0, 0
-    for part in _PART.finditer(body):
-        if part.start() != position:
-            break
-        whole, _, fraction = part[1].partition(".")
-        unit = _NANOSECONDS[part[2]]
-        total += int(whole or 0) * unit + (int(fraction) * unit / 10 ** len(fraction) if fraction else 0)
-        position = part.end()
-    if position == 0 or position != len(body):
-        raise ValueError("must be a duration such as 30s, 1m30s or 500ms")
-    return sign * int(total)
-
-
-def format_duration(nanoseconds: int) -> str:
-    """Text as Go writes it: ``0s``, ``1m30s``, ``2h0m0s``, ``1.5s``, ``500ms``."""
-    if nanoseconds < 0:
-        return "-" + format_duration(-nanoseconds)
-    if nanoseconds == 0:
-        return "0s"
-    if nanoseconds < 10**9:
-        unit, size = ("ms", 10**6) if nanoseconds >= 10**6 else ("µs", 10**3) if nanoseconds >= 10**3 else ("ns", 1)
-        return _decimal(nanoseconds, size) + unit
-    minutes, rest = divmod(nanoseconds, _NANOSECONDS["m"])
-    hours, minutes = divmod(minutes, 60)
-    seconds = _decimal(rest, 10**9) + "s"
-    if hours:
-        return f"{hours}h{minutes}m{seconds}"
-    return f"{minutes}m{seconds}" if minutes else seconds
-
-
-def _decimal(value: int, size: int) -> str:
-    whole, rest = divmod(value, size)
-    fraction = str(rest).rjust(len(str(size)) - 1, "0").rstrip("0") if rest else ""
-    return f"{whole}.{fraction}" if fraction else str(whole)
 
 
 def duration(value: object) -> str:
     if not isinstance(value, str):
         raise ValueError(f"must be a duration with a unit, such as {value}s")
-    return format_duration(parse_duration(value))
+    return as_text(nanoseconds(value))
 
 
 def as_number(value: object) -> int:

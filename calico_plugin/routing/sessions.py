@@ -11,7 +11,7 @@ from functools import partial
 from ipaddress import ip_address, ip_interface
 from typing import Callable, Iterable, Iterator, Mapping
 
-from calico_plugin.model import duration
+from calico_plugin.model import duration, forms
 from calico_plugin.model.keys import ResourceKey
 from calico_plugin.model.resources import BGPConfiguration, BGPPeer, Node
 from calico_plugin.model.resources.bgp import BGPConfigurationSpec, BGPPassword, BGPPeerSpec
@@ -121,17 +121,7 @@ def _order(session: Session) -> tuple[int, bytes, int]:
 
 def parse_as(value: int | str | None) -> int | None:
     """64512, "64512" or "1.10"; None for absent. Raises ValueError."""
-    if value is None or value == "":
-        return None
-    if isinstance(value, str) and "." in value:
-        high, low = (int(part) for part in value.split("."))
-        if not (0 <= high < 65536 and 0 <= low < 65536):
-            raise ValueError(f"AS number {value!r} is out of range")
-        return high * 65536 + low
-    number = int(value)
-    if not 0 <= number < 1 << 32:
-        raise ValueError(f"AS number {value!r} is out of range")
-    return number
+    return None if value is None or value == "" else forms.as_number(value)
 
 
 def session_name(kind: str, peer: str, port: int | None = None) -> str:
