@@ -145,6 +145,10 @@ def run(arguments: Sequence[str], program: str = "calicoctl") -> int:
         return status if isinstance(status, int) else 0
     except click.exceptions.Exit as error:
         return error.exit_code
+    except click.NoSuchOption as error:
+        if whole := _whole_option(error):
+            return run(_replaced(arguments, error.option_name, whole), program)
+        error.show()
     except click.ClickException as error:
         error.show()
     except CalicoError as error:
@@ -159,6 +163,30 @@ def run(arguments: Sequence[str], program: str = "calicoctl") -> int:
         advice = "please report it with the output of -l debug"
         click.echo(f"Internal error: {type(error).__name__}: {error} ({advice})", err=True)
     return 1
+
+
+def _whole_option(error: click.NoSuchOption) -> str:
+    """The one long option that a word begins, as the original's users abbreviate; "" when there is none or several."""
+    assert error.ctx is not None
+    known = {
+        name
+        for parameter in error.ctx.command.get_params(error.ctx)
+        if isinstance(parameter, click.Option) and not parameter.hidden
+        for name in parameter.opts
+        if len(error.option_name) > 2 and name.startswith(error.option_name)
+    }
+    return known.pop() if len(known) == 1 else ""
+
+
+def _replaced(arguments: Sequence[str], short: str, whole: str) -> list[str]:
+    """With the first `--sh` or `--sh=value` written out; nothing of the command has been done yet."""
+    words = list(arguments)
+    for place, word in enumerate(words):
+        name, equals, value = word.partition("=")
+        if name == short:
+            words[place] = f"{whole}{equals}{value}"
+            break
+    return words
 
 
 def _log_bug(arguments: Sequence[str]) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import subprocess
 import sys
 
@@ -42,6 +43,24 @@ def test_mistakes_exit_1_with_advice(arguments: list[str], expected: str, capsys
     assert run(arguments) == 1
     out, err = capsys.readouterr()
     assert expected in err and "Traceback" not in err and not out
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [["version", "--cli"], ["validate", "--file=-", "--skip-em"], ["validate", "--fil", "-", "--skip-e"], ["get", "--he"]],
+)
+def test_long_options_may_be_cut_short(
+    arguments: list[str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """As the original takes them, also several in a line."""
+    monkeypatch.setattr("sys.stdin", io.StringIO(""))
+    assert run(arguments) == 0, capsys.readouterr().err
+
+
+def test_a_beginning_of_several_options_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
+    """It could mean either."""
+    assert run(["node", "run", "--ip-auto", "x", "--i"]) == 1
+    assert "--i" in capsys.readouterr().err
 
 
 def test_unreachable_datastore_names_endpoints_and_source(
