@@ -47,7 +47,12 @@ def test_mistakes_exit_1_with_advice(arguments: list[str], expected: str, capsys
 
 @pytest.mark.parametrize(
     "arguments",
-    [["version", "--cli"], ["validate", "--file=-", "--skip-em"], ["validate", "--fil", "-", "--skip-e"], ["get", "--he"]],
+    [
+        ["version", "--cli"],
+        ["validate", "--file=-", "--skip-em"],
+        ["validate", "--fil", "-", "--skip-e"],
+        ["get", "--he"],
+    ],
 )
 def test_long_options_may_be_cut_short(
     arguments: list[str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
