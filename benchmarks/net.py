@@ -1,6 +1,6 @@
 """TCP throughput and request rate, container to container: Calico, Docker's bridge, and a bare routed veth.
 
-    sudo python -m benchmarks.net [SECONDS]        (default 5 for each measurement)
+    sudo python -m benchmarks.net [SECONDS]        (default 2 for each measurement, seven rounds in turns)
 
 On one host and across two. The bare routed veth is the best that a routed network can do on this kernel: a namespace on
 each side, static routes, no firewall of ours. Ratios count, not the figures: all is on one machine.
@@ -23,7 +23,7 @@ from tests.lab.spec import LabSpec
 from tests.lab.wait import wait_for
 
 REQUESTS = Path(__file__).with_name("request_rate.py")
-ROUNDS = 3
+ROUNDS = 7
 
 
 @dataclass(frozen=True)
@@ -108,7 +108,7 @@ def middle(values: Sequence[float]) -> float:
 
 def main() -> None:
     """Build a lab, measure in turns, print."""
-    seconds = int(sys.argv[1]) if len(sys.argv) > 1 else 5
+    seconds = int(sys.argv[1]) if len(sys.argv) > 1 else 2
     own = state.claim_free("bench")
     try:
         lab = labs.up(LabSpec(own.name), print)
