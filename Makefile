@@ -96,7 +96,7 @@ golden: setup ## write the expected outputs (tests/golden) anew; review the diff
 
 # -- trying it --------------------------------------------------------------------------------------------------------
 .PHONY: demo up down
-demo: root setup ## play the experiment on two Docker hosts in namespaces (root); KEEP=1 leaves them up
+demo: root setup ## play the experiment on two Docker hosts in namespaces (root); KEEP=1 leaves them up, FORM=container
 	@$(BIN)/python -m tests.lab demo
 
 up: root setup ## run calico-node for the Docker of this machine, with an etcd of its own (root)

@@ -1,7 +1,8 @@
 """The experiment, played for a newcomer: two Docker hosts, one Calico, every command as one would type it.
 
-``make demo`` runs it. KEEP=1 leaves the two hosts up and tells how to get a shell there. The exit status is 0 only when
-every check came true; what was checked is summed up at the end.
+``make demo`` runs it. KEEP=1 leaves the two hosts up and tells how to get a shell there; FORM=container runs calico-node
+as a container of each host's Docker, instead of a process. The exit status is 0 only when every check came true; what
+was checked is summed up at the end.
 """
 from __future__ import annotations
 
@@ -18,7 +19,7 @@ from typing import Callable, Iterator, TextIO
 
 from tests.lab import bare
 from tests.lab import lab as labs
-from tests.lab import state
+from tests.lab import rootfs, state
 from tests.lab.diagnostics import dump
 from tests.lab.lab import Lab
 from tests.lab.spec import LabSpec
@@ -40,6 +41,7 @@ class Stage:
 
     lab: Lab
     out: TextIO = field(default_factory=lambda: sys.stdout)
+    in_container: bool = False
     checks: list[tuple[str, bool]] = field(default_factory=list)
     _step: int = 0
 
@@ -88,6 +90,11 @@ class Stage:
             self.say(f"  {reason}")
             return self.check(what, False, needed)
         return self.check(what, True)
+
+    @property
+    def node_run(self) -> str:
+        """The command that starts Calico on a host."""
+        return "calicoctl node run" + (f" --node-image={rootfs.IMAGE}" if self.in_container else "")
 
     @property
     def settings(self) -> dict[str, str]:
@@ -139,8 +146,11 @@ def start_nodes(stage: Stage) -> None:
     """calicoctl node run and status on both hosts."""
     stage.title("Calico on both hosts")
     for host in stage.lab.hosts:
-        said = stage.type(host, f"export ETCD_ENDPOINTS={stage.lab.spec.etcd_url}; calicoctl node run", 90)
+        said = stage.type(host, f"export ETCD_ENDPOINTS={stage.lab.spec.etcd_url}; {stage.node_run}", 120)
         stage.check(f"calico-node started on {host}", "Calico node started successfully" in said, needed=True)
+        if stage.in_container:
+            seen = stage.type(host, "docker ps")
+            stage.check(f"it runs as a container of {host}'s Docker", "calico-node" in seen)
     for host, other in (("host1", "host2"), ("host2", "host1")):
         peer = str(stage.lab.spec.address(other).ip)
         stage.until(f"{host} has a BGP session with {other}", lambda: peer in stage.lab.node(host).established(), 30)
@@ -326,17 +336,45 @@ def how_to_look(name: str) -> Iterator[str]:
     yield f"  {program} down             take all down"
 
 
+def spec_of(form: str) -> LabSpec:
+    """The lab of a form."""
+    return LabSpec(NAME, docker_options=rootfs.PRIVILEGED if form == "container" else ())
+
+
+def build_image(stage: Stage) -> None:
+    """The files of calico-node's image; minutes at the first time."""
+    stage.say(f"  the image {rootfs.IMAGE}: built once, which takes minutes, then only renewed")
+    with ticking(stage.say):
+        rootfs.built()
+
+
+def load_image(stage: Stage) -> None:
+    """Give the image to each host's Docker, as a pull would."""
+    for host in stage.lab.hosts:
+        stage.say(f"  {host}: docker import ... {rootfs.IMAGE}")
+        with ticking(stage.say):
+            rootfs.import_image(stage.lab[host])
+
+
 def main() -> int:
     """Build the lab, play, clean up, sum up."""
     keep = os.environ.get("KEEP", "") not in ("", "0")
+    form = os.environ.get("FORM", "process")
+    if form not in ("process", "container"):
+        print(f"FORM={form}: process (the default) or container", file=sys.stderr)
+        return 1
     if not (own := state.claim(NAME)):
         print("another demo runs right now on this machine; wait for its end", file=sys.stderr)
         return 1
     began = time.monotonic()
     print("== Two Docker hosts on this machine, made of namespaces", flush=True)
-    stage = Stage(Lab(LabSpec(NAME)))
+    stage = Stage(Lab(spec_of(form)), in_container=form == "container")
     try:
+        if stage.in_container:
+            build_image(stage)
         stage.lab = labs.up(stage.lab.spec, lambda text: print(f"  {text}", flush=True))
+        if stage.in_container:
+            load_image(stage)
         before = {host: bare.look(stage.lab[host]) for host in stage.lab.hosts}
         play(stage)
         if not keep:

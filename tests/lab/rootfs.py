@@ -14,6 +14,8 @@ from tests.lab.machine import Machine
 ROOT = Path(__file__).parents[2]
 PLUGIN = ROOT / "build" / "plugin"
 IMAGE = "calico/node:latest"
+# A privileged container wants every capability, and the machine that runs the lab may lack one: options of dockerd.
+PRIVILEGED = (f"--add-runtime=lab={Path(__file__).with_name('runc.py')}", "--default-runtime=lab")
 
 
 def built() -> Path:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from pathlib import Path
 
 import pytest
 
@@ -18,8 +17,6 @@ from tests.lab.wait import wait_for
 # Builds a root file system first: minutes, apart from the normal run (`make image-test`).
 pytestmark = [pytest.mark.long, pytest.mark.timeout(900)]
 CREATE = ("docker", "network", "create", "--driver", "calico", "--ipam-driver", "calico-ipam")
-# A privileged container wants every capability, and the machine that runs the lab may lack one.
-PRIVILEGED = (f"--add-runtime=lab={Path(__file__).with_name('runc.py')}", "--default-runtime=lab")
 RUN = ("node", "run", f"--node-image={rootfs.IMAGE}")
 
 
@@ -28,7 +25,7 @@ def hosts():
     """Two hosts that have the image; calico-node is started on them as a container."""
     rootfs.built()
     own = state.claim_free("pytest-image")
-    lab = labs.up(LabSpec(own.name, docker_options=PRIVILEGED))
+    lab = labs.up(LabSpec(own.name, docker_options=rootfs.PRIVILEGED))
     try:
         for host in lab.hosts:
             rootfs.import_image(lab[host])
