@@ -1,8 +1,8 @@
 """The experiment, played for a newcomer: two Docker hosts, one Calico, every command as one would type it.
 
-``make demo`` runs it. KEEP=1 leaves the two hosts up and tells how to get a shell there. FORM=container runs calico-node
-as a container of each host's Docker, instead of a process. The exit status is 0 only when every check came true; what
-was checked is summed up at the end.
+``make demo`` runs it. KEEP=1 leaves the two hosts up and tells how to get a shell there. FORM=container runs
+calico-node as a container of each host's Docker, instead of a process. The exit status is 0 only when every check came
+true; what was checked is summed up at the end.
 """
 from __future__ import annotations
 
