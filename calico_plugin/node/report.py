@@ -33,7 +33,7 @@ _HINTS = (
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """One BGP session as BIRD tells it. `peer` has `:port` when it is not the usual one."""
+    """One BGP session as BIRD tells it. `peer` has `:port` when it is not the usual one, `name` is BIRD's."""
 
     peer: str
     address: str
@@ -43,6 +43,7 @@ class Row:
     info: str
     established: bool
     passive: bool
+    name: str = ""
 
     @property
     def version(self) -> int:
@@ -66,7 +67,7 @@ def _row(one: Protocol, match: re.Match[str]) -> Row:
     info = " ".join(one.info.split()) or one.detail.get("BGP state", "")
     shown = f"[{address}]:{port}" if port and ":" in address else f"{address}:{port}" if port else address
     passive = info.startswith("Passive")
-    return Row(shown, address, PEER_TYPES[kind], one.state, one.since, info, one.established, passive)
+    return Row(shown, address, PEER_TYPES[kind], one.state, one.since, info, one.established, passive, one.name)
 
 
 def _address(name: str) -> str:

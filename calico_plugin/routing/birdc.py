@@ -10,9 +10,9 @@ from __future__ import annotations
 
 import re
 import socket
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Iterator
+from typing import Iterable, Iterator
 
 from calico_plugin.deadline import Deadline
 from calico_plugin.errors import DeadlineExceeded, RoutingError
@@ -20,6 +20,8 @@ from calico_plugin.errors import DeadlineExceeded, RoutingError
 TIMEOUT = 2.0
 _FINAL = re.compile(rb"^\d{4} ", re.MULTILINE)
 _LINE = re.compile(r"(\d{4})([- ])(.*)")
+_PATH = re.compile(r"(?P<net>\S*)\s+(?P<kind>\w+) \[(?P<protocol>\S+) [^]]*\](?P<chosen> \*)?")
+_HOP = re.compile(r"\s+(?:via (?P<gateway>\S+) on|dev) (?P<interface>\S+)")
 
 
 class NotRunning(RoutingError):
@@ -73,6 +75,20 @@ class Protocol:
         return {word: int(number) for number, word in re.findall(r"(\d+) (\w+)", self.detail.get("Routes", ""))}
 
 
+@dataclass(frozen=True, slots=True)
+class Route:
+    """A path of `show route`: `kind` is unicast, blackhole and the like, `protocol` who told it, `chosen` whether it is
+    the one in use. `gateway` and `interface` are those of the first next hop, "" where there is none.
+    """
+
+    destination: str
+    kind: str
+    protocol: str
+    chosen: bool
+    gateway: str = ""
+    interface: str = ""
+
+
 class BirdClient:
     """Commands to one BIRD. `path` is its control socket."""
 
@@ -108,6 +124,10 @@ class BirdClient:
     def routes(self, query: str = "") -> tuple[str, ...]:
         """Lines of `show route <query>`."""
         return tuple(line.text for line in self.command(f"show route {query}".strip()))
+
+    def paths(self) -> tuple[Route, ...]:
+        """All paths of all tables."""
+        return tuple(parse_routes(self.routes()))
 
     def evaluate(self, expression: str) -> str:
         """The value of an expression, such as a constant of the configuration. Raises CommandRefused."""
@@ -202,3 +222,19 @@ def parse_protocols(lines: tuple[Line, ...]) -> Iterator[Protocol]:
 def _protocol(row: list[str], detail: dict[str, str]) -> Protocol:
     name, kind, table, state, since, info = [*row, *[""] * 6][:6]
     return Protocol(name, kind, table, state, since, info.strip(), detail)
+
+
+def parse_routes(lines: Iterable[str]) -> Iterator[Route]:
+    """Further paths to a network leave its column blank; next hops are lines below a path; the first one counts."""
+    path: Route | None = None
+    network = ""
+    for text in lines:
+        if found := _PATH.match(text):
+            if path is not None:
+                yield path
+            network = found["net"] or network
+            path = Route(network, found["kind"], found["protocol"], bool(found["chosen"]))
+        elif path is not None and not path.interface and (hop := _HOP.match(text)):
+            path = replace(path, gateway=hop["gateway"] or "", interface=hop["interface"])
+    if path is not None:
+        yield path
