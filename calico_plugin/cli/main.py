@@ -43,7 +43,7 @@ COMMANDS: dict[str, Lazy] = {
     "validate": Lazy("calico_plugin.cli.verbs:validate", "Check files without a datastore."),
     "convert": Lazy("calico_plugin.cli.convert:convert", "Turn v1 manifests into v3 manifests."),
     "ipam": Lazy("calico_plugin.cli.ipam:ipam", "Addresses: show, check, release, configure, split."),
-    "node": Lazy("calico_plugin.cli.node:node", "This host: run, status, stop, reset, checksystem, diags."),
+    "node": Lazy("calico_plugin.cli.node.command:node", "This host: run, status, stop, reset, checksystem, diags."),
     "policy": Lazy("calico_plugin.cli.policy.command:policy", "Policy: explain, simulate, list, problems, log."),
     "datastore": Lazy("calico_plugin.cli.datastore:datastore", "The datastore: purge, lock, unlock, export."),
     "cluster": Lazy("calico_plugin.cli.cluster:cluster", "The cluster: diags."),

@@ -43,7 +43,11 @@ EXTRA: dict[str, frozenset[str]] = {
         "cli.main": "config",
         "cli.settings": "config",
         "cli.session": "config",
-        "cli.node": "config node dataplane routing.apply",
+        "cli.node.common": "node",
+        "cli.node.run": "config node",
+        "cli.node.status": "config node routing.apply",
+        "cli.node.check": "config node",
+        "cli.node.stop": "config node",
         # The doctor looks at the host through these two alone; its checks take what they have read.
         "cli.doctor.context": "config node routing.apply",
         # Counters and logged packets of this host's table.

@@ -1,6 +1,5 @@
-"""`calicoctl node`: run, status, stop, reset and checks of calico-node on this very host. All need root.
-
-`node run` starts a process in the background, or with an image (--node-image, CALICO_NODE_IMAGE) a container.
+"""`calicoctl node run`: starts a process in the background, or with an image (--node-image, CALICO_NODE_IMAGE) a
+container.
 """
 
 from __future__ import annotations
@@ -8,57 +7,25 @@ from __future__ import annotations
 import os
 import shlex
 import socket
-from pathlib import Path
 from typing import Any, Mapping
 
 import click
 import structlog
 
-from calico_plugin.cli import cascade
+from calico_plugin.cli.node.common import NodeError, need_root, warn
 from calico_plugin.cli.session import Session, common, session_of
 from calico_plugin.config import DatastoreSettings, Settings, variables
-from calico_plugin.deadline import Deadline
-from calico_plugin.errors import CalicoError, InvalidInput, NotFound
+from calico_plugin.errors import CalicoError, InvalidInput
 from calico_plugin.model import autodetect
-from calico_plugin.model.resources import Metadata, Node
-from calico_plugin.node import checks, container, detached, diags, embedded, hostprep, report
-from calico_plugin.node import reset as resetting
-from calico_plugin.node import startup
-from calico_plugin.node.addresses import node_addresses
+from calico_plugin.node import container, detached, hostprep, startup
 from calico_plugin.node.detached import Contained, Outcome, State
 from calico_plugin.node.interfaces import read_interfaces, source_towards
 from calico_plugin.node.services import STARTED
 from calico_plugin.node.startup import HostView
 from calico_plugin.observe import log as logging
-from calico_plugin.observe.problems import Problems
-from calico_plugin.routing.apply import SOCKET_NAME
-from calico_plugin.routing.birdc import BirdClient, NotRunning
 
-NO_ROOT = "Need super user privileges: Operation not permitted"
 _WAIT_SECONDS = 75.0
-_LOOKUP_SECONDS = 2.0
 _SHOWN_LINES = 25
-
-
-class NodeError(CalicoError):
-    """A node command that cannot do its work."""
-
-
-@click.group()
-def node() -> None:
-    """Calico on this host: run, status, stop, reset, checksystem, diags."""
-
-
-def _need_root() -> None:
-    if os.geteuid() != 0:
-        raise NodeError(NO_ROOT)
-
-
-def _warn(text: str) -> None:
-    click.echo(f"WARNING: {text}", err=True)
-
-
-# -- run --------------------------------------------------------------------------------------------------------------
 _OPTIONS = {
     "name": "NODENAME",
     "ip": "IP",
@@ -97,7 +64,7 @@ def _historic(function: Any) -> Any:
     return function
 
 
-@node.command()
+@click.command()
 @click.option("--name", help="The node's name (default: that of the last start, else the host name in lower case).")
 @click.option("--ip", help="IPv4 address of this host, with or without prefix length, or autodetect.")
 @click.option("--ip6", help="IPv6 address of this host, or autodetect (default: no IPv6 routing).")
@@ -142,9 +109,9 @@ def run(context: click.Context, dry_run: bool, init_system: bool, wait: float, *
     if dry_run:
         _show_container(plan) if plan else _show(changes)
         return
-    _need_root()
+    need_root()
     if not os.environ.get("CALICO_CTL_CONTAINER"):
-        hostprep.prepare(settings.lib_dir, click.echo, _warn)
+        hostprep.prepare(settings.lib_dir, click.echo, warn)
     if detached.running(settings.run_dir):
         _check_before_stop(session, settings)
     _end_running(settings)
@@ -171,7 +138,6 @@ def _end_running(settings: Settings) -> None:
         click.echo(f"Ended the calico-node that was running (process {pid or 'gone, its parts were left'})")
 
 
-# -- run as a container -----------------------------------------------------------------------------------------------
 def _plan(
     image: str, environment: Mapping[str, str], settings: Settings, session: Session, init_system: bool
 ) -> container.Plan:
@@ -285,7 +251,7 @@ def _tell(outcome: Outcome, wait: float) -> None:
     if outcome.state is State.STARTED:
         for line in outcome.lines:
             if "level=warning" in line:
-                _warn(_event(line))
+                warn(_event(line))
         click.echo(f"{STARTED}\nLogs: {outcome.log.parent}")
         return
     for line in outcome.lines[-_SHOWN_LINES:]:
@@ -304,183 +270,3 @@ def _event(line: str) -> str:
     """The text of a log line."""
     _, found, rest = line.partition('event="')
     return rest.rpartition('"')[0] if found else line
-
-
-# -- status -----------------------------------------------------------------------------------------------------------
-@node.command()
-@common
-@click.pass_context
-def status(context: click.Context, **given: Any) -> None:
-    """Show whether Calico runs on this host, and the state of its BGP sessions as BIRD has it."""
-    _need_root()
-    session = session_of(context, given)
-    settings = Settings.from_env(os.environ)
-    if not detached.running(settings.run_dir):
-        click.echo(report.NO_PROCESS)
-        raise click.exceptions.Exit(1)
-    click.echo(f"{report.PROCESS}\n")
-    client = _bird(settings.run_dir)
-    if client is None:
-        click.echo(report.NO_BACKEND)
-    else:
-        _show_sessions(client, session)
-    for line in report.problems(Problems(settings.run_dir).read()):
-        click.echo(line)
-
-
-def _show_sessions(client: BirdClient, session: Session) -> None:
-    found = report.rows(client.protocols())
-    click.echo(report.tables(found), nl=False)
-    click.echo(report.summary(client.status(), found))
-    if not all(row.established for row in found):
-        for hint in report.hints(found, _node_names(session)):
-            click.echo(hint)
-
-
-def _bird(run_dir: Path) -> BirdClient | None:
-    client = BirdClient(run_dir / SOCKET_NAME)
-    try:
-        client.status()
-    except NotRunning:
-        return None
-    return client
-
-
-def _node_names(session: Session) -> dict[str, str]:
-    """Address -> node, as far as the datastore can be asked; the sessions are told without it too."""
-    try:
-        nodes = session.store.resources(Node).list(Deadline(_LOOKUP_SECONDS)).items
-    except CalicoError:
-        return {}
-    return {address: one.value.name for one in nodes for address in node_addresses(one.value)}
-
-
-# -- checksystem and diags --------------------------------------------------------------------------------------------
-@node.command()
-@click.option("-f", "--kernel-config", type=click.Path(path_type=Path), help="Configuration of the kernel.")
-def checksystem(kernel_config: Path | None) -> None:
-    """Check whether this host can run Calico."""
-    _need_root()
-    release = checks.release()
-    failures = []
-    for heading, group in (
-        ("Checking kernel version...", [checks.kernel_version(release)]),
-        ("Checking kernel modules...", checks.modules(release, kernel_config)),
-        ("Checking programs and settings...", checks.host()),
-    ):
-        click.echo(heading)
-        for check in group:
-            click.echo(str(check))
-            if check.result == checks.FAIL:
-                failures.append(check)
-    if failures:
-        lines = "\n".join(f"{check.item}: {check.advice}" for check in failures)
-        raise NodeError(f"System doesn't meet one or more minimum systems requirements to run Calico:\n{lines}")
-    click.echo("System meets minimum system requirements to run Calico!")
-
-
-@node.command("diags")
-@click.option("--log-dir", help="Folder of the logs (default: /var/log/calico).")
-def collect_diags(log_dir: str | None) -> None:
-    """Collect routes, rules, BIRD's state and logs of this host in one archive."""
-    _need_root()
-    environment = {**os.environ, **({"CALICO_LOG_DIR": log_dir} if log_dir else {})}
-    click.echo(f"Diags saved to {diags.collect(Settings.from_env(environment), click.echo)}")
-
-
-# -- stop and reset -----
-@node.command()
-def stop() -> None:
-    """End Calico on this host. Containers keep their links, routes and policy: traffic goes on.
-
-    Other hosts keep their routes to this one for two minutes (BGP graceful restart), then they lose them.
-    """
-    _need_root()
-    settings = Settings.from_env(os.environ)
-    try:
-        pid = detached.stop(settings.run_dir)
-    except Contained as error:
-        if error.managed:
-            raise
-        container.remove()
-        click.echo("Stopped and removed the calico-node container")
-        return
-    if pid is None:
-        click.echo(report.NO_PROCESS)
-    else:
-        click.echo(f"Stopped calico-node (process {pid})" if pid else "Stopped what a killed calico-node had left")
-
-
-@node.command()
-@click.option("--force", is_flag=True, help="Also while containers are connected, or other hosts use this host's etcd.")
-@common
-@click.pass_context
-def reset(context: click.Context, force: bool, **given: Any) -> None:
-    """End Calico on this host and remove all that it has put there: links, routes, rules, files, its node in etcd.
-
-    With an etcd of this host's own, its data goes too.
-    """
-    _need_root()
-    session = session_of(context, given)
-    settings = Settings.from_env(os.environ)
-    if not force:
-        _refuse_loss(settings, session)
-    unreachable = ""
-    if not _own_etcd(settings):
-        unreachable = _stop_and_forget(settings, session)
-    elif _stop_for_good(settings):
-        click.echo("Stopped calico-node")
-    for line in resetting.reset(settings):
-        click.echo(line)
-    click.echo("This host is bare")
-    if unreachable:
-        raise NodeError(f"Node({settings.node_name}) is still in the datastore: {unreachable}")
-
-
-def _own_etcd(settings: Settings) -> bool:
-    return settings.datastore.is_default and embedded.data_dir(settings).exists()
-
-
-def _refuse_loss(settings: Settings, session: Session) -> None:
-    links = resetting.container_links()
-    if links:
-        raise NodeError(
-            f"{len(links)} containers are connected ({', '.join(links[:5])}…): remove them first, or give --force"
-        )
-    if _own_etcd(settings):
-        others = sorted(set(_node_names(session).values()) - {settings.node_name})
-        if others:
-            raise NodeError(
-                f"other hosts use the etcd of this one ({', '.join(others)}), and its data would be lost: "
-                "run `calicoctl node reset` there first, or give --force"
-            )
-
-
-def _stop_for_good(settings: Settings) -> bool:
-    """End calico-node, whatever its form; whether one ran. Raises Contained for a managed plugin."""
-    try:
-        return detached.stop(settings.run_dir, graceful=False) is not None
-    except Contained as error:
-        if error.managed:
-            raise
-        container.remove()
-        return True
-
-
-def _stop_and_forget(settings: Settings, session: Session) -> str:
-    """Stop, then delete the node with all that belongs to it; why that was not possible, or an empty text."""
-    if _stop_for_good(settings):
-        click.echo("Stopped calico-node")
-    if embedded.wanted(settings):
-        return ""  # nobody said where etcd is, and there is none here
-    try:
-        cascade.delete(session, Node(metadata=Metadata(name=settings.node_name)))
-        click.echo(f"Deleted Node({settings.node_name}) from the datastore")
-    except NotFound:
-        pass
-    except CalicoError as error:
-        return str(error)
-    return ""
-
-
-__all__ = ["node"]

@@ -1,0 +1,1 @@
+"""`calicoctl node`: calico-node on this very host. All commands need root."""
