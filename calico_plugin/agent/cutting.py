@@ -21,7 +21,7 @@ import structlog
 
 from calico_plugin.agent.worker import Worker
 from calico_plugin.dataplane.conntrack import Connection
-from calico_plugin.model.desired import AddressSet, Chain, Ruleset, Verdict
+from calico_plugin.model.desired import DENIES, AddressSet, Chain, Ruleset, Verdict
 from calico_plugin.observe.metrics import Metrics
 from calico_plugin.policy import explain
 from calico_plugin.policy.chains import FROM_WORKLOAD, OWN, TO_WORKLOAD
@@ -136,7 +136,7 @@ class Judge:
             if len(self._known) >= _REMEMBERED:
                 self._known.clear()
             found = walk(self.rules, interface, _flow(connection))
-            self._known[place] = found is not None and found.verdict is Verdict.DROP
+            self._known[place] = found is not None and found.verdict in DENIES
         return self._known[place]
 
 
@@ -221,7 +221,7 @@ def _harmful(verdict: Verdict, written: bool, gained: frozenset[str], lost: froz
     """
     if verdict is Verdict.ACCEPT:
         return {*lost}
-    if verdict is Verdict.DROP:
+    if verdict in DENIES:
         return {*gained}
     return {*gained, *lost} if verdict is Verdict.RETURN and written else set()
 

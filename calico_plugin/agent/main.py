@@ -11,7 +11,7 @@ import sys
 import threading
 from contextlib import closing
 from dataclasses import asdict, dataclass
-from typing import Any, Callable, Iterable, Sequence
+from typing import Any, Callable, Iterable, Mapping, Sequence
 
 import structlog
 
@@ -39,7 +39,7 @@ from calico_plugin.datastore.etcd import EtcdKV, connect
 from calico_plugin.datastore.store import Store
 from calico_plugin.datastore.watch import Changes, Listed, Watch
 from calico_plugin.deadline import Deadline
-from calico_plugin.errors import CalicoError
+from calico_plugin.errors import CalicoError, InvalidInput
 from calico_plugin.model import keys, names
 from calico_plugin.model.snapshot import Snapshot
 from calico_plugin.observe import log
@@ -47,7 +47,7 @@ from calico_plugin.observe.health import Health
 from calico_plugin.observe.metrics import Metrics
 from calico_plugin.observe.problems import Problems
 from calico_plugin.observe.server import Server, health_pages, metrics_pages
-from calico_plugin.policy import PolicyEngine, PolicyOptions
+from calico_plugin.policy import PolicyEngine, PolicyOptions, felix
 
 FORWARD_SECONDS = 30.0
 # For all workers together to end.
@@ -163,7 +163,7 @@ def run(settings: Settings) -> bool:
     metrics, health = Metrics(settings.node_name), Health()
     nftables = Netlink(protocol=NETLINK_NETFILTER)
     group = names.NFLOG_GROUP if nflog.is_supported() else 0
-    engine = PolicyEngine(settings.node_name, PolicyOptions(log_group=group))
+    engine = PolicyEngine(settings.node_name, PolicyOptions(log_group=group), _felix_variables(os.environ))
     loops: list[Loop] = []
     workers = _workers(
         settings, _connect(settings), mailbox, metrics, health, lambda: loops[0].linkless if loops else ()
@@ -238,6 +238,15 @@ def _kernel() -> Kernel:
         lambda: local_addresses(links),
         lambda connections: conntrack.cut(netfilter, connections),
     )
+
+
+def _felix_variables(environ: Mapping[str, str]) -> Mapping[str, Any]:
+    """Those about policy. Raises InvalidInput."""
+    found = felix.from_environment(environ)
+    _, problems = felix.merged(PolicyOptions(), found)
+    if problems:
+        raise InvalidInput("environment (FELIX_…)", None, "; ".join(problems))
+    return found
 
 
 def _felix_environment(settings: Settings) -> dict[str, Any]:

@@ -139,11 +139,15 @@ class Policy:
         before = self._problems or {}
         for key, why in problems.items():
             if before.get(key) != why:
-                self._log.error("a resource cannot be understood and fails closed", resource=str(key), why=why)
+                self._log.error(f"a resource cannot be understood; {_effect(key)}", resource=str(key), why=why)
         self._problems = problems
         self._metrics.policy_problems.clear()
         for key in list(problems)[:_NAMED]:
             self._metrics.policy_problems.labels(str(key)).set(1)
         self._metrics.policy_not_understood.set(len(problems))
         if self._files is not None:
-            self._files.tell(POLICY, [f"{key}: {why}; it fails closed" for key, why in problems.items()][:_NAMED])
+            self._files.tell(POLICY, [f"{key}: {why}; {_effect(key)}" for key, why in problems.items()][:_NAMED])
+
+
+def _effect(key: ResourceKey) -> str:
+    return "the default holds" if key.kind == "FelixConfiguration" else "it fails closed"

@@ -8,13 +8,13 @@ from __future__ import annotations
 
 import struct
 import sys
-from ipaddress import ip_network
+from ipaddress import IPv4Address, ip_network
 from typing import Callable, Iterator
 
 from calico_plugin.dataplane import nftypes as types
 from calico_plugin.dataplane.nfwire import attribute, nested, number, string
 from calico_plugin.errors import DataplaneError
-from calico_plugin.model.desired import Field, Match, Rule, Sample, Verdict
+from calico_plugin.model.desired import Field, Match, Rate, Rule, Sample, Verdict
 
 # Felix's accept bit, the lowest of its mask 0xffff0000 (policy 4.9); only preDNAT policy sets it.
 SPARED_MARK = 0x10000
@@ -38,6 +38,8 @@ _CT_STATE, _CT_STATUS = 0, 2
 _STATES = {"invalid": 1, "established": 2, "related": 4, "new": 8, "untracked": 64}
 _STATUSES = {"snat": 16, "dnat": 32}
 _RANDOM_FULLY = 16
+_NAT_SOURCE = 0
+_REJECT_ICMPX, _PORT_UNREACHABLE = 2, 1
 _CODES = {Verdict.ACCEPT: 1, Verdict.DROP: 0, Verdict.JUMP: -3, Verdict.GOTO: -4, Verdict.RETURN: -5}
 
 # Field -> (base, offset, length) of addresses and ports.
@@ -79,16 +81,22 @@ def expressions(rule: Rule, anonymous: Anonymous) -> Iterator[Expression]:
     if isinstance(rule.log, Sample):
         yield from _sample(rule.log)
     elif rule.log is not None:
+        if rule.rate is not None:
+            yield _limit(rule.rate)
         yield "log", string(2, rule.log)
     yield from _verdict(rule)
 
 
 def _sample(sample: Sample) -> Iterator[Expression]:
     """At most so many per second, to an nflog group."""
-    rate = attribute(1, struct.pack("!Q", sample.per_second)) + attribute(2, struct.pack("!Q", 1))
-    yield "limit", rate + number(3, SAMPLE_BURST) + number(4, 0) + number(5, 0)
+    yield _limit(Rate(sample.per_second, 1, SAMPLE_BURST))
     group, threshold = (attribute(kind, struct.pack("!H", value)) for kind, value in ((1, sample.group), (4, 0)))
     yield "log", group + string(2, sample.prefix) + number(3, SAMPLE_BYTES) + threshold
+
+
+def _limit(rate: Rate) -> Expression:
+    pace = attribute(1, struct.pack("!Q", rate.count)) + attribute(2, struct.pack("!Q", rate.seconds))
+    return "limit", pace + number(3, rate.burst) + number(4, 0) + number(5, 0)
 
 
 def _match(match: Match, anonymous: Anonymous) -> Iterator[Expression]:
@@ -260,8 +268,10 @@ def _verdict(rule: Rule) -> Iterator[Expression]:
     if rule.verdict in (Verdict.MAP_IN, Verdict.MAP_OUT):
         yield _load_meta(_IIFNAME if rule.verdict is Verdict.MAP_IN else _OIFNAME)
         yield "lookup", string(1, rule.target) + number(2, _FIRST) + number(3, 0)
-    elif rule.verdict is Verdict.MASQUERADE:
-        yield "masq", number(1, _RANDOM_FULLY)
+    elif rule.verdict in (Verdict.MASQUERADE, Verdict.SNAT):
+        yield from _translation(rule)
+    elif rule.verdict is Verdict.REJECT:
+        yield "reject", number(1, _REJECT_ICMPX) + attribute(2, bytes([_PORT_UNREACHABLE]))
     elif rule.verdict is Verdict.SPARE:
         yield _load_meta(_MARK)
         keep = SPARED_MARK ^ 0xFFFFFFFF
@@ -273,6 +283,23 @@ def _verdict(rule: Rule) -> Iterator[Expression]:
         yield _immediate(Verdict.ACCEPT)
     elif rule.verdict is not Verdict.CONTINUE:
         yield _immediate(rule.verdict, rule.target)
+
+
+def _translation(rule: Rule) -> Iterator[Expression]:
+    """Source address, then the ports, in registers 1 to 3; each only where the rule names it."""
+    address, _, ports = rule.target.partition(":")
+    values = [IPv4Address(address).packed] if address else []
+    values += [int(port).to_bytes(2, "big") for port in ports.split("-")] if ports else []
+    for register, value in enumerate(values, 1):
+        yield "immediate", number(1, register) + nested(2, attribute(1, value))
+    behind = range(2 if address else 1, len(values) + 1)
+    if rule.verdict is Verdict.MASQUERADE:
+        named = b"".join(number(2 + index, register) for index, register in enumerate(behind))
+        yield "masq", number(1, _RANDOM_FULLY) + named
+        return
+    named = b"".join(number(5 + index, register) for index, register in enumerate(behind))
+    family = number(1, _NAT_SOURCE) + number(2, _NFPROTO_OF["4"])
+    yield "nat", family + number(3, 1) + number(4, 1) + named + number(7, _RANDOM_FULLY)
 
 
 def _immediate(verdict: Verdict, target: str = "") -> Expression:

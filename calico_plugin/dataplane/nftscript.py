@@ -95,24 +95,33 @@ def render_rule(rule: Rule) -> str:
         parts.append(f"limit rate {rule.log.per_second}/second burst {SAMPLE_BURST} packets")
         parts.append(f'log prefix "{rule.log.prefix}" group {rule.log.group} snaplen {SAMPLE_BYTES}')
     elif rule.log is not None:
+        if rule.rate is not None:
+            parts.append(f"limit rate {rule.rate.count}/{_UNITS[rule.rate.seconds]} burst {rule.rate.burst} packets")
         parts.append(f'log prefix "{rule.log}"')
     parts.append(_render_verdict(rule))
     return " ".join(part for part in parts if part)
 
 
+_UNITS = {1: "second", 60: "minute", 3600: "hour", 86400: "day"}
+
+
 def _render_verdict(rule: Rule) -> str:
     if rule.verdict in (Verdict.JUMP, Verdict.GOTO):
         return f"{rule.verdict.value} {rule.target}"
+    if rule.verdict is Verdict.MASQUERADE and rule.target:
+        return f"masquerade to {rule.target} fully-random"
     return _VERDICTS[rule.verdict].format(target=rule.target)
 
 
 _VERDICTS = {
     Verdict.ACCEPT: "accept",
     Verdict.DROP: "drop",
+    Verdict.REJECT: "reject with icmpx type port-unreachable",
     Verdict.RETURN: "return",
     Verdict.MAP_IN: "iifname vmap @{target}",
     Verdict.MAP_OUT: "oifname vmap @{target}",
     Verdict.MASQUERADE: "masquerade fully-random",
+    Verdict.SNAT: "snat ip to {target} fully-random",
     Verdict.UNTRACK: "notrack accept",
     Verdict.SPARE: f"meta mark set meta mark | {SPARED_MARK:#x} accept",
     Verdict.CONTINUE: "",

@@ -80,6 +80,8 @@ class Match:
 class Verdict(Enum):
     """`ACCEPT` ends the base chain only (later ones of the hook still run), `DROP` is final, `RETURN` goes back.
 
+    `REJECT` drops and tells the sender (ICMP: port unreachable); not before routing. `MASQUERADE` and `SNAT` give
+    another source: that of the link, or the IPv4 address in `Rule.target`; both may limit ports, `:lo-hi`.
     `UNTRACK` accepts and keeps connection tracking off the packet, `SPARE` accepts and tells later chains of ours so
     (`Field.SPARED`). `JUMP`/`GOTO` name a chain in `Rule.target`; `MAP_IN`/`MAP_OUT` look the input/output interface
     up in the verdict map `Rule.target` and carry on when it is not there.
@@ -87,12 +89,14 @@ class Verdict(Enum):
 
     ACCEPT = "accept"
     DROP = "drop"
+    REJECT = "reject"
     RETURN = "return"
     JUMP = "jump"
     GOTO = "goto"
     MAP_IN = "look up input interface"
     MAP_OUT = "look up output interface"
     MASQUERADE = "masquerade"
+    SNAT = "source address"
     UNTRACK = "accept, do not track"
     SPARE = "accept, and remember"
     CONTINUE = "continue"
@@ -109,10 +113,23 @@ class Sample:
     per_second: int
 
 
+DENIES = (Verdict.DROP, Verdict.REJECT)
+
+
+@dataclass(frozen=True, slots=True)
+class Rate:
+    """So many in so many seconds, and `burst` at once."""
+
+    count: int
+    seconds: int
+    burst: int
+
+
 @dataclass(frozen=True, slots=True)
 class Rule:
     """All `matches` hold -> log if `log` is a prefix (the kernel's log) or a Sample, then the verdict.
 
+    `rate` bounds what a prefix writes; beyond it a rule that logs does not match, so its verdict must be CONTINUE.
     `origin` names what a person wrote (`tier|kind|namespace/name|rule N`); lines of one written rule share it.
     """
 
@@ -121,6 +138,7 @@ class Rule:
     target: str = ""
     log: str | Sample | None = None
     origin: str = ""
+    rate: Rate | None = None
 
 
 @dataclass(frozen=True, slots=True)

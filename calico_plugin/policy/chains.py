@@ -29,6 +29,7 @@ from typing import Callable, Iterable, Mapping
 
 from calico_plugin.model.desired import AddressSet, Chain, Field, Hook, Match, Rule, Sample, SetType, Verdict
 from calico_plugin.model.keys import ResourceKey
+from calico_plugin.policy import nat
 from calico_plugin.policy.blocks import Guard, cut, guard
 from calico_plugin.policy.options import PolicyOptions
 from calico_plugin.policy.reading import BEFORE_NAT, UNTRACKED, PolicyInfo, ProfileInfo
@@ -42,7 +43,6 @@ FROM_WORKLOAD, TO_WORKLOAD = "from-workload", "to-workload"
 KNOWN, OWN = "known-workload", {4: "own-address4", 6: "own-address6"}
 # Addresses of other endpoints of the same container.
 SIBLING = {4: "sibling-address4", 6: "sibling-address6"}
-NAT_POOLS, ALL_POOLS = {4: "nat-pools4", 6: "nat-pools6"}, {4: "all-pools4", 6: "all-pools6"}
 
 # Before iptables' and Docker's chains at 0 (and -1): what we drop never reaches them (policy 5.4).
 _EGRESS, _INGRESS = -20, -19
@@ -121,7 +121,7 @@ def list_chain(part: ListPart, options: PolicyOptions) -> Chain:
         rules += [Rule(Verdict.JUMP, target=profile_chain_name(part.direction, name)) for name in part.profiles]
         why = "no profile rule matched" if part.profiles else "Profile|__PROFILE__|no profile"
         rules.append(Rule(Verdict.DROP, origin=why))
-    return Chain(list_chain_name(part), told(rules, part.direction, options))
+    return Chain(list_chain_name(part), denying(told(rules, part.direction, options), options))
 
 
 def _workload_start(part: ListPart, options: PolicyOptions) -> Iterable[Rule]:
@@ -165,18 +165,20 @@ def inlined(policy: PolicyInfo, direction: str) -> bool:
 
 def policy_rules(policy: PolicyInfo, direction: str, name_of: NameOf, options: PolicyOptions) -> tuple[Rule, ...]:
     prefix = log_prefix(options.log_prefix, policy)
-    found = told(_rules(policy.rules[direction], name_of, prefix), direction, options)
+    found = told(_rules(policy.rules[direction], name_of, prefix, options), direction, options)
     allow = _ALLOWS.get(policy.flavour)
     if allow is None:
-        return found
+        return denying(found, options)
     return tuple(replace(rule, verdict=allow) if rule.verdict is Verdict.ACCEPT else rule for rule in found)
 
 
 _ALLOWS = {UNTRACKED: Verdict.UNTRACK, BEFORE_NAT: Verdict.SPARE}
 
 
-def _rules(parsed: Iterable[Parsed], name_of: NameOf, prefix: str) -> tuple[Rule, ...]:
-    return tuple(line for rule in parsed for line in lines(rule, name_of, prefix))
+def _rules(parsed: Iterable[Parsed], name_of: NameOf, prefix: str, options: PolicyOptions) -> tuple[Rule, ...]:
+    found = (line for rule in parsed for line in lines(rule, name_of, prefix))
+    return tuple(found if options.log_rate is None else (
+        line if line.log is None else replace(line, rate=options.log_rate) for line in found))
 
 
 def tier_chain(part: TierPart, policies: PolicyOf, name_of: NameOf, options: PolicyOptions) -> Chain:
@@ -189,7 +191,9 @@ def tier_chain(part: TierPart, policies: PolicyOf, name_of: NameOf, options: Pol
     first = policies(part.policies[0])
     end = Verdict.RETURN if part.default_pass and not part.broken else Verdict.DROP
     last = Rule(end, origin=f"{first.origin}|{'tier not understood' if part.broken else 'end of tier'}")
-    return Chain(tier_chain_name(part), (*rules, *told((last,), part.direction, options)))
+    ending = told((last,), part.direction, options)
+    # One that is not understood may stand before routing, where nothing can be rejected.
+    return Chain(tier_chain_name(part), (*rules, *(ending if part.broken else denying(ending, options))))
 
 
 def _run(block: Block, direction: str, policies: PolicyOf, name_of: NameOf, options: PolicyOptions) -> Iterable[Rule]:
@@ -222,8 +226,18 @@ def block_chain(
 def profile_chain(profile: ProfileInfo, direction: str, name_of: NameOf, options: PolicyOptions) -> Chain:
     """Pass leaves the profile: `return`."""
     prefix = _clean(f"{options.log_prefix}: ")
-    rules = told(_rules(profile.rules[direction], name_of, prefix), direction, options)
-    return Chain(profile_chain_name(direction, profile.name), rules)
+    rules = told(_rules(profile.rules[direction], name_of, prefix, options), direction, options)
+    return Chain(profile_chain_name(direction, profile.name), denying(rules, options))
+
+
+def denying(rules: Iterable[Rule], options: PolicyOptions) -> tuple[Rule, ...]:
+    """The deny action that the operator chose, for what somebody wrote or left out; not before routing."""
+    if not options.reject:
+        return tuple(rules)
+    return tuple(
+        replace(rule, verdict=Verdict.REJECT) if rule.verdict is Verdict.DROP and rule.origin else rule
+        for rule in rules
+    )
 
 
 def told(rules: Iterable[Rule], direction: str, options: PolicyOptions) -> tuple[Rule, ...]:
@@ -290,7 +304,7 @@ def frame(options: PolicyOptions, spoofing: Mapping[str, tuple[str, ...]]) -> li
         Chain("output-workload", (
             Rule(Verdict.DROP, (entering, Match(Field.OUT_INTERFACE, set_name=KNOWN, negated=True))),
         ), _filter("output", _INGRESS)),
-        Chain("postrouting-nat", _nat_rules(), Hook("nat", "postrouting", _NAT)),
+        Chain("postrouting-nat", nat.rules(options.translation), Hook("nat", "postrouting", _NAT)),
         Chain("dispatch-from", _dispatch_from()),
         Chain("dispatch-to", (Rule(Verdict.MAP_OUT, target=TO_WORKLOAD), _UNKNOWN)),
     ]
@@ -370,23 +384,9 @@ def _to_host_rules(leaving: Match, options: PolicyOptions) -> tuple[Rule, ...]:
     )
 
 
-def _nat_rules() -> tuple[Rule, ...]:
-    return tuple(
-        Rule(Verdict.MASQUERADE, (
-            Match(Field[f"SOURCE{family}"], set_name=NAT_POOLS[family]),
-            Match(Field[f"DESTINATION{family}"], set_name=ALL_POOLS[family], negated=True),
-        ), origin="natOutgoing")
-        for family in (4, 6)
-    )
-
-
 def fixed_sets() -> tuple[AddressSet, ...]:
     """The sets that the frame names, empty."""
     own = (
         AddressSet(table[family], SetType[f"INTERFACE_IPV{family}"]) for table in (OWN, SIBLING) for family in (4, 6)
     )
-    pools = (
-        AddressSet(table[family], SetType[f"IPV{family}"], interval=True)
-        for table in (NAT_POOLS, ALL_POOLS) for family in (4, 6)
-    )
-    return (AddressSet(KNOWN, SetType.INTERFACE), *own, *pools)
+    return (AddressSet(KNOWN, SetType.INTERFACE), *own, *nat.empty_sets())

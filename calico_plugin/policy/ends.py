@@ -37,12 +37,17 @@ class TunnelEnds:
 
     def sets(self) -> dict[int, AddressSet]:
         """By IP version; none where no pool uses VXLAN."""
-        found = {}
-        for version in sorted(self._versions):
-            everyone = (address for addresses in self._nodes.values() for address in addresses)
-            members = frozenset(address for address in everyone if (":" in address) == (version == 6))
-            found[version] = AddressSet(NAMES[version], SetType[f"IPV{version}"], members)
-        return found
+        everyone = self.everyone()
+        return {
+            version: AddressSet(NAMES[version], SetType[f"IPV{version}"], everyone[version])
+            for version in sorted(self._versions)
+        }
+
+    def everyone(self) -> dict[int, frozenset[str]]:
+        """Addresses of all nodes, by IP version."""
+        listed = [address for addresses in self._nodes.values() for address in addresses]
+        six = frozenset(address for address in listed if ":" in address)
+        return {4: frozenset(listed) - six, 6: six}
 
 
 def _addresses(node: Node) -> frozenset[str]:

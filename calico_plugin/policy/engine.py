@@ -8,11 +8,11 @@ such a chain names them.
 from __future__ import annotations
 
 from collections import defaultdict
-from typing import Callable, Iterable, Mapping
+from typing import Any, Callable, Iterable, Mapping
 
 from calico_plugin.errors import InvalidInput
 from calico_plugin.model.codec import Invalid
-from calico_plugin.model.desired import AddressSet, Ruleset, SetType, VerdictMap
+from calico_plugin.model.desired import Ruleset, SetType, VerdictMap
 from calico_plugin.model.keys import ResourceKey
 from calico_plugin.model.resources import (
     FelixConfiguration,
@@ -26,16 +26,17 @@ from calico_plugin.model.resources import (
     WorkloadEndpoint,
 )
 from calico_plugin.model.resources.policy import GlobalNetworkSet, NetworkSet
-from calico_plugin.policy import chains, reading, stages
+from calico_plugin.policy import chains, nat, reading, stages
 from calico_plugin.policy.chains import ListPart
 from calico_plugin.policy.ends import NAMES as ENDS
 from calico_plugin.policy.ends import TunnelEnds
+from calico_plugin.policy.felix import merged
 from calico_plugin.policy.hosts import Hosts
 from calico_plugin.policy.index import LabelIndex
 from calico_plugin.policy.labels import Inheritance
 from calico_plugin.policy.lists import Lists
-from calico_plugin.policy.members import MemberSets, read_network, without_covered
-from calico_plugin.policy.options import PolicyOptions, merged
+from calico_plugin.policy.members import MemberSets, read_network
+from calico_plugin.policy.options import PolicyOptions
 from calico_plugin.policy.reading import PLAIN, Endpoint, Host, Item, PolicyInfo, ProfileInfo
 from calico_plugin.policy.rules import User
 from calico_plugin.policy.siblings import Siblings
@@ -48,11 +49,14 @@ Update = Resource | Invalid | None
 
 
 class PolicyEngine:
-    """One owner thread. `options` are the defaults under FelixConfiguration."""
+    """One owner thread. `options` are the defaults under FelixConfiguration; members in `environment` win over it."""
 
-    def __init__(self, node_name: str, options: PolicyOptions = PolicyOptions()) -> None:
+    def __init__(
+        self, node_name: str, options: PolicyOptions = PolicyOptions(), environment: Mapping[str, Any] | None = None
+    ) -> None:
         self.node_name = node_name
-        self._given = self._options = options
+        self._given, self._environment = options, environment or {}
+        self._options, _ = merged(options, self._environment)
         self._felix: dict[str, FelixConfiguration] = {}
         self._problems: dict[ResourceKey, str] = {}
         self._resources: dict[ResourceKey, WorkloadEndpoint] = {}
@@ -233,17 +237,21 @@ class PolicyEngine:
                 self._pools[key] = new
             except ValueError as error:
                 self._problem(key, f"spec.cidr: {error}")
-        for table, natted in ((chains.NAT_POOLS, True), (chains.ALL_POOLS, False)):
-            for family, name in table.items():
-                cidrs = [pool.spec.cidr for pool in self._pools.values() if _counts(pool, family, natted)]
-                self._writer.replace(AddressSet(name, SetType[f"IPV{family}"], without_covered(cidrs), interval=True))
-
+        for item in nat.pool_sets(self._pools.values()):
+            self._writer.replace(item)
         if self._ends.set_pools(self._pools.values()):
             self._write_frame()
 
     def _on_node(self, key: ResourceKey, new: Update) -> None:
-        if self._ends.set_node(key, new) and self._hosts.governed:
-            self._write_frame()
+        if self._ends.set_node(key, new):
+            if self._options.translation.spare_hosts:
+                self._write_host_sets()
+            if self._hosts.governed:
+                self._write_frame()
+
+    def _write_host_sets(self) -> None:
+        for item in nat.host_sets(self._ends.everyone(), self._options.translation):
+            self._writer.replace(item)
 
     def _on_felix(self, key: ResourceKey, new: Update) -> None:
         names = ("default", f"node.{self.node_name}")
@@ -252,7 +260,8 @@ class PolicyEngine:
         self._felix.pop(key.name, None)
         if isinstance(new, FelixConfiguration):
             self._felix[key.name] = new
-        options, problems = merged(self._given, *(self._felix[name].spec for name in names if name in self._felix))
+        stored = [self._felix[name].spec for name in names if name in self._felix]
+        options, problems = merged(self._given, *stored, self._environment)
         self._problem(key, "; ".join(problems))
         if options != self._options:
             self._set_options(options)
@@ -262,6 +271,7 @@ class PolicyEngine:
         self._options = options
         for key, resource in tuple(self._resources.items()):
             self.on_update(key, None, resource)
+        self._write_host_sets()
         self._write_frame()
         self._lists.touch_all()
         self._changed.update(self._writer.users())
@@ -360,9 +370,3 @@ class PolicyEngine:
 def _governs_workloads(policy: PolicyInfo, word: str) -> bool:
     """doNotTrack and preDNAT policies do not even count as selecting a workload (policy 2.7)."""
     return policy.flavour == PLAIN and word in policy.types
-
-
-def _counts(pool: IPPool, family: int, natted: bool) -> bool:
-    """Pools for load balancers only do not count; a disabled pool does (policy 4.8)."""
-    used = bool({"Workload", "Tunnel"} & set(pool.spec.effective_uses))
-    return used and pool.spec.version == family and (pool.spec.nat_outgoing or not natted)

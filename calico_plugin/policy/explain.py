@@ -66,8 +66,8 @@ class Walk:
 
 
 _ACTIONS = {
-    Verdict.ACCEPT: "allow", Verdict.UNTRACK: "allow", Verdict.SPARE: "allow", Verdict.DROP: "deny", Verdict.RETURN:
-    "pass",
+    Verdict.ACCEPT: "allow", Verdict.UNTRACK: "allow", Verdict.SPARE: "allow", Verdict.DROP: "deny",
+    Verdict.REJECT: "deny", Verdict.RETURN: "pass",
 }
 
 

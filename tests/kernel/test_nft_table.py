@@ -31,6 +31,12 @@ WEB, API = endpoint("web", "10.65.0.10", {"app": "web"}), endpoint("api", "10.65
 RULE = policy("p", selector="app=='web'", ingress=[{"action": "Allow", "source": {"selector": "app=='api'"}}])
 SET = {"kind": "GlobalNetworkSet", "metadata": {"name": "s", "labels": {"app": "api"}},
        "spec": {"nets": ["10.1.0.0/16", "10.1.2.0/24", "2001:db8::/32", "::ffff:0:0/96", "0.0.0.0/0"]}}
+NAT = {"iptablesNATOutgoingInterfaceFilter": "eth+", "natPortRange": "4000", "logActionRateLimit": "1/day"}
+OPTIONS = (
+    {"kind": "FelixConfiguration", "metadata": {"name": "node.n1"}, "spec": {"natOutgoingAddress": "198.51.100.1"}},
+    {"kind": "FelixConfiguration", "metadata": {"name": "default"}, "spec": {
+        **NAT, "nftablesFilterDenyAction": "Reject", "natOutgoingExclusions": "IPPoolsAndHostIPs"}},
+)
 REFUSED = Rule(Verdict.ACCEPT, (Match(Field.SOURCE4, set_name="no-such-set"),))
 
 
@@ -194,7 +200,7 @@ def listing(namespace: str) -> str:
 @pytest.mark.parametrize("seed", [None, *range(25)])
 def test_what_we_send_is_what_nft_sends_for_our_text(namespace: str, seed: int | None) -> None:
     """The same ruleset over our netlink messages and as text through the nft program: the kernel holds the same."""
-    documents = World(seed).resources() if seed is not None else [
+    documents = [*World(seed).resources(), *OPTIONS[seed % 3:]] if seed is not None else [
         OPEN, WEB, API, RULE, SET, host_endpoint("h", "eth0"), *FLAVOURS]
     options = (PolicyOptions(log_group=88, flow_log=True), worlds.SMALL_BLOCKS)[(seed or 0) % 2]
     ruleset = worlds.compiled(worlds.objects(documents), "n1", options)

@@ -15,7 +15,7 @@ from typing import Iterable, Iterator
 from calico_plugin.cli.policy import flows, judge
 from calico_plugin.cli.policy.places import addresses_of
 from calico_plugin.cli.policy.world import SIMULATED, World
-from calico_plugin.model.desired import Chain, Field, Ruleset, Verdict
+from calico_plugin.model.desired import DENIES, Chain, Field, Ruleset, Verdict
 from calico_plugin.model.keys import ResourceKey
 from calico_plugin.policy import explain
 from calico_plugin.policy.chains import FROM_WORKLOAD, TO_WORKLOAD
@@ -132,7 +132,7 @@ class Side:
             return Verdicts(False, judge.Decision(judge.DENY, rule="the endpoint counts as absent"))
         found = explain.walk(self.rules, chain, flow)
         written = [step for step in found.steps if step.rule.origin]
-        allowed = found.verdict is not Verdict.DROP
+        allowed = found.verdict not in DENIES
         told = judge.read_origin(written[-1].rule.origin) if written else judge.Decision("")
         verdict = judge.ALLOW if allowed else judge.DENY
         return Verdicts(allowed, judge.Decision(verdict, told.tier, told.kind, told.name, told.rule))

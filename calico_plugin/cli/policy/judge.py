@@ -10,7 +10,7 @@ import msgspec
 
 from calico_plugin.cli.policy.places import HOST, LABELS, OUTSIDE, Place
 from calico_plugin.cli.policy.world import World
-from calico_plugin.model.desired import Chain, Ruleset, Verdict
+from calico_plugin.model.desired import DENIES, Chain, Ruleset, Verdict
 from calico_plugin.model.keys import ResourceKey
 from calico_plugin.model.resources import HostEndpoint
 from calico_plugin.model.resources.policy import GlobalNetworkPolicy, NetworkPolicy, Profile
@@ -19,8 +19,8 @@ from calico_plugin.policy.explain import Flow, Step, Walk
 
 ALLOW, DENY, PASS, LOG = "allow", "deny", "pass", "log"
 _WORDS = {
-    Verdict.ACCEPT: ALLOW, Verdict.UNTRACK: ALLOW, Verdict.SPARE: ALLOW, Verdict.DROP: DENY, Verdict.RETURN: PASS,
-    Verdict.CONTINUE: LOG,
+    Verdict.ACCEPT: ALLOW, Verdict.UNTRACK: ALLOW, Verdict.SPARE: ALLOW, Verdict.DROP: DENY, Verdict.REJECT: DENY,
+    Verdict.RETURN: PASS, Verdict.CONTINUE: LOG,
 }
 _NONE = "no rule"
 
@@ -145,7 +145,7 @@ class _Bench:
     ) -> Judgement:
         written = [step for step in found.steps if step.rule.origin]
         decisive = written[-1] if written and found.verdict is not Verdict.RETURN else None
-        verdict = DENY if found.verdict is Verdict.DROP else ALLOW
+        verdict = DENY if found.verdict in DENIES else ALLOW
         told = self._decision(decisive, direction) if decisive else Decision(verdict)
         before = [self._decision(step, direction) for step in written if step is not decisive]
         later = None
@@ -159,7 +159,7 @@ class _Bench:
         """After the container's own egress policy: `defaultEndpointToHostAction` (policy 4.4)."""
         rules = self._rules(source.node)
         found = explain.walk(rules, "input-to-host", replace(flow, in_interface=source.interface))
-        verdict = DENY if found.verdict is Verdict.DROP else ALLOW
+        verdict = DENY if found.verdict in DENIES else ALLOW
         words = "Drop" if verdict == DENY else "not Drop; the host's own rules decide"
         decision = Decision(verdict, rule=f"defaultEndpointToHostAction: {words}")
         return Judgement("ingress", str(destination), verdict, decision, (), None, "", destination.node)

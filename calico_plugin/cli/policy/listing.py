@@ -15,7 +15,10 @@ from calico_plugin.errors import InvalidInput
 from calico_plugin.model.desired import Ruleset, Verdict
 from calico_plugin.policy.chains import FROM_WORKLOAD, TO_WORKLOAD
 
-_WORDS = {Verdict.ACCEPT: "Allow", Verdict.DROP: "Deny", Verdict.RETURN: "Pass", Verdict.CONTINUE: "Log"}
+_WORDS = {
+    Verdict.ACCEPT: "Allow", Verdict.DROP: "Deny", Verdict.REJECT: "Deny", Verdict.RETURN: "Pass",
+    Verdict.CONTINUE: "Log",
+}
 Counters = Mapping[tuple[str, str], int]
 
 

@@ -33,11 +33,16 @@ POLICIES = (
 )
 HOST = {"kind": "HostEndpoint", "metadata": {"name": "h", "labels": {"app": "web"}}, "spec": {
     "node": "n1", "interfaceName": "eth0"}}
+OPTIONS = {"kind": "FelixConfiguration", "metadata": {"name": "default"}, "spec": {
+    "nftablesFilterDenyAction": "Reject", "logActionRateLimit": "10/minute", "natOutgoingAddress": "198.51.100.1",
+    "natPortRange": "32768:65535", "natOutgoingExclusions": "IPPoolsAndHostIPs",
+    "iptablesNATOutgoingInterfaceFilter": "eth+"}}
 CASES: dict[str, tuple[dict[str, Any], ...]] = {
     "empty": (),
     "network": (NET1, WEB, API, POOL),
     "policies": (NET1, OPEN, WEB, API, *POLICIES),
     "host": (NET1, HOST, *POLICIES),
+    "options": (NET1, OPEN, WEB, API, POOL, *POLICIES, OPTIONS),
 }
 
 
