@@ -37,7 +37,7 @@ _ICMP_PROTOCOL = {Field.ICMP4: "1", Field.ICMP6: "58"}
 _CT_STATE, _CT_STATUS = 0, 2
 _STATES = {"invalid": 1, "established": 2, "related": 4, "new": 8, "untracked": 64}
 _STATUSES = {"snat": 16, "dnat": 32}
-_RANDOM_FULLY = 16
+_RANDOM_FULLY, _WITH_PORTS = 16, 2
 _NAT_SOURCE = 0
 _REJECT_ICMPX, _PORT_UNREACHABLE = 2, 1
 _CODES = {Verdict.ACCEPT: 1, Verdict.DROP: 0, Verdict.JUMP: -3, Verdict.GOTO: -4, Verdict.RETURN: -5}
@@ -293,13 +293,15 @@ def _translation(rule: Rule) -> Iterator[Expression]:
     for register, value in enumerate(values, 1):
         yield "immediate", number(1, register) + nested(2, attribute(1, value))
     behind = range(2 if address else 1, len(values) + 1)
+    # Without this the kernel does not look at the ports of a masquerade, and nft shows no difference.
+    flags = _RANDOM_FULLY | (_WITH_PORTS if ports else 0)
     if rule.verdict is Verdict.MASQUERADE:
         named = b"".join(number(2 + index, register) for index, register in enumerate(behind))
-        yield "masq", number(1, _RANDOM_FULLY) + named
+        yield "masq", number(1, flags) + named
         return
     named = b"".join(number(5 + index, register) for index, register in enumerate(behind))
     family = number(1, _NAT_SOURCE) + number(2, _NFPROTO_OF["4"])
-    yield "nat", family + number(3, 1) + number(4, 1) + named + number(7, _RANDOM_FULLY)
+    yield "nat", family + number(3, 1) + number(4, 1) + named + number(7, flags)
 
 
 def _immediate(verdict: Verdict, target: str = "") -> Expression:
