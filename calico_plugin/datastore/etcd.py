@@ -64,6 +64,7 @@ def connect(
 ) -> EtcdKV:
     """An EtcdKV for settings as the user gave them; no connection is made before the first call.
 
+    When a connection fails the files are read again, since certificates are renewed now and then.
     Raises InvalidInput that names the setting.
     """
     parsed = tuple(parse_endpoint(url.strip()) for url in endpoints if url.strip())
@@ -74,14 +75,17 @@ def connect(
         raise InvalidInput(missing, "", f"a certificate and its key go together, and {given} is set")
     if password and not username:
         raise InvalidInput("ETCD_USERNAME", "", "a user is needed when ETCD_PASSWORD is set")
-    access = Access(
-        ca_cert=read_pem("ETCD_CA_CERT_FILE", ca_cert_file),
-        cert=read_pem("ETCD_CERT_FILE", cert_file),
-        key=read_pem("ETCD_KEY_FILE", key_file),
-        username=username,
-        password=password,
-    )
-    return EtcdKV(Transport(parsed, access, source))
+
+    def access() -> Access:
+        return Access(
+            ca_cert=read_pem("ETCD_CA_CERT_FILE", ca_cert_file),
+            cert=read_pem("ETCD_CERT_FILE", cert_file),
+            key=read_pem("ETCD_KEY_FILE", key_file),
+            username=username,
+            password=password,
+        )
+
+    return EtcdKV(Transport(parsed, access(), source, renew=access))
 
 
 class EtcdKV:

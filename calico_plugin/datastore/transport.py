@@ -1,8 +1,9 @@
 """How a request reaches etcd: channels, fail-over between endpoints, user and token, deadlines.
 
 Channels are made at the first call of a process (gRPC does not survive a fork), shared by all threads, and remade after
-a fork. One endpoint is used until it fails; then the next, within the same deadline. A call says whether an earlier try
-of it may have been carried out (`doubtful`), so that writes can look before they believe a failed compare.
+a fork, and after a failure when the files of TLS were renewed meanwhile. One endpoint is used until it fails; then the
+next, within the same deadline. A call says whether an earlier try of it may have been carried out (`doubtful`), so that
+writes can look before they believe a failed compare.
 """
 
 from __future__ import annotations
@@ -149,6 +150,7 @@ class Transport:
         access: Access,
         source: str,
         *,
+        renew: Callable[[], Access] | None = None,
         try_seconds: float = TRY_SECONDS,
         patience: float = PATIENCE_SECONDS,
         clock: Callable[[], float] = time.monotonic,
@@ -156,7 +158,7 @@ class Transport:
     ) -> None:
         self.urls = tuple(endpoint.url for endpoint in endpoints)
         self.source = source
-        self._endpoints, self._access = tuple(endpoints), access
+        self._endpoints, self._access, self._renew = tuple(endpoints), access, renew
         self._try_seconds, self._patience, self._clock, self._sleep = try_seconds, patience, clock, sleep
         self._lock = threading.Lock()
         self._login_lock = threading.Lock()
@@ -189,6 +191,20 @@ class Transport:
         with self._lock:
             if self._members and self._members[self._current] is member:
                 self._current = (self._current + 1) % len(self._members)
+        if any(endpoint.secure for endpoint in self._endpoints):
+            self._take_renewed_files()
+
+    def _take_renewed_files(self) -> None:
+        """A connection keeps the certificate that it was made with; a new one shall have the one that is valid now."""
+        try:
+            access = self._renew() if self._renew else self._access
+        except InvalidInput:
+            return  # just being replaced: the next failure looks again
+        with self._lock:
+            if access != self._access and not self._closed and self._pid == os.getpid():
+                self._access = access
+                # Watches may still be alive on the channels of before: they are dropped here, not closed.
+                self._members = tuple(Member(endpoint, access) for endpoint in self._endpoints)
 
     def call(self, method: str, request: Any, deadline: Deadline, *, repeat: bool = True) -> tuple[Any, bool]:
         """The answer, and whether an earlier try may have been carried out too.
