@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import signal
 import time
-from typing import Iterator
+from typing import Any, Iterator
 
 import pytest
 
@@ -62,6 +63,41 @@ def test_status_shows_the_mesh(pair: tuple[CalicoNode, CalicoNode]) -> None:
     cells = [cell.strip() for cell in row.strip("|").split("|")]
     assert cells[:3] == ["172.20.62.105", "node-to-node mesh", "up"] and cells[4] == "Established"
     assert "No IPv6 peers found." in said
+
+
+NODE_STATUS = """\
+apiVersion: projectcalico.org/v3
+kind: CalicoNodeStatus
+metadata: {name: of-host2}
+spec: {node: host2, classes: [BGP, Agent], updatePeriodSeconds: 1}
+"""
+
+
+def test_status_as_data_and_as_a_resource(pair: tuple[CalicoNode, CalicoNode]) -> None:
+    """`-o json` on the host; from anywhere by a CalicoNodeStatus, which the node that it names keeps up to date."""
+    node, other = pair
+    found = json.loads(node.ctl("node", "status", "-o", "json"))
+    status = found["status"]
+    assert (found["kind"], found["spec"]["node"], status["problems"]) == ("CalicoNodeStatus", "host1", [])
+    assert status["agent"]["birdV4"]["state"] == "Ready"
+    (peer,) = status["bgp"]["peersV4"]
+    assert (peer["peerIP"], peer["type"], peer["state"]) == ("172.20.62.105", "NodeMesh", "Established")
+    assert "0.0.0.0/0" in [one["destination"] for one in status["routes"]["routesV4"]]
+
+    node.machine.run("calicoctl", "apply", "-f", "-", env=node.environment(), stdin=NODE_STATUS.encode())
+
+    def told() -> dict[str, Any]:
+        read = json.loads(node.ctl("get", "caliconodestatus", "of-host2", "-o", "json"))["status"]
+        assert isinstance(read, dict)
+        return read
+
+    wait_for("a status", lambda: told()["lastUpdated"], 10)
+    assert told()["bgp"]["numberEstablishedV4"] == 1 and told()["routes"] == {}
+    node.kill("bird")
+    node.machine.run("s6-svc", "-wD", "-d", "/var/run/calico/s6/bird")
+    wait_for("the lost session", lambda: told()["bgp"]["numberNotEstablishedV4"] == 1, 15)
+    stopped = json.loads(node.ctl("node", "status", "-o", "json"))["status"]
+    assert stopped["agent"]["birdV4"] == {"state": "NotReady"}
 
 
 def test_status_needs_a_running_node_and_root(lab: Lab) -> None:

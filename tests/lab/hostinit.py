@@ -2,7 +2,8 @@
 
 Started by ``machine.boot`` in fresh mount, UTS, IPC, network and (mostly) PID namespaces, as
 ``python hostinit.py NAME``, with a JSON object on standard input: ``name``, ``cow`` (an empty folder), ``binds``
-([source, target] pairs), ``files`` ({path: text}). Says ``ready`` on standard output when the machine can be entered.
+([source, target] pairs), ``files`` ({path: text}), ``systemd`` (null, or a control group of the machine's own: then
+process 1 becomes systemd). Says ``ready`` on standard output when the machine can be entered.
 
 ``/etc``, ``/var/lib`` and ``/var/log`` become copies on write, ``/run`` and ``/sys`` are fresh: whatever runs here
 believes that it owns the machine, and nothing is left on the real one. As all mounts are private to the namespace, they
@@ -20,7 +21,14 @@ import sys
 from pathlib import Path
 
 MS_NOSUID, MS_NODEV, MS_NOEXEC, MS_BIND, MS_MOVE, MS_REC, MS_PRIVATE = 2, 4, 8, 4096, 8192, 16384, 1 << 18
+CLONE_NEWCGROUP = 0x02000000
 COPIED_ON_WRITE = ("/etc", "/var/lib", "/var/log")
+CGROUPS = Path("/sys/fs/cgroup")
+# What systemd would start of itself: all but these would touch the kernel and the devices of the real machine.
+STARTED_BY_ITSELF = ("sysinit.target.wants", "multi-user.target.wants", "timers.target.wants")
+HARMLESS = ("systemd-journald.service", "systemd-journal-flush.service", "dbus.service")
+UNWANTED = ("systemd-remount-fs.service", "systemd-udevd.service", "systemd-udev-trigger.service", "getty.target",
+            "console-getty.service")
 _libc = ctypes.CDLL(None, use_errno=True)
 
 
@@ -67,6 +75,46 @@ def mount_cgroups() -> None:
                 os.rmdir(place)
 
 
+def own_control_group(name: str) -> None:
+    """Enter a control group of that name in every hierarchy; from here on it looks like the root of all.
+
+    systemd takes the whole tree that it sees for its own.
+    """
+    for tree in sorted(CGROUPS.iterdir()):
+        path = tree
+        for part in Path(name.strip("/")).parts:
+            path = path / part
+            path.mkdir(exist_ok=True)
+            for setting in ("cpuset.cpus", "cpuset.mems") if tree.name == "cpuset" else ():
+                (path / setting).write_text((tree / setting).read_text())
+        (path / "cgroup.procs").write_text("0")
+    if _libc.unshare(CLONE_NEWCGROUP) != 0:
+        raise OSError(ctypes.get_errno(), "unshare of control groups")
+
+
+def mount_own_control_groups() -> None:
+    """The same hierarchies as seen from inside, below a folder that systemd may change: it adds to it, and locks it.
+
+    Without version 2, about which Docker 20.10 and systemd differ.
+    """
+    trees = sorted(tree.name for tree in CGROUPS.iterdir() if tree.name != "unified")
+    mount("tmpfs", str(CGROUPS), "tmpfs", MS_NOSUID | MS_NODEV | MS_NOEXEC, "mode=755")
+    for tree in trees:
+        (CGROUPS / tree).mkdir()
+        mount("cgroup", str(CGROUPS / tree), "cgroup", 0, "none,name=systemd" if tree == "systemd" else tree)
+
+
+def mask_units() -> None:
+    """Leave to systemd only what a lab enables."""
+    library = Path("/lib/systemd/system")
+    found = {entry.name for folder in STARTED_BY_ITSELF if (library / folder).is_dir()
+             for entry in (library / folder).iterdir()}
+    for name in {*found, *UNWANTED} - set(HARMLESS):
+        unit = Path("/etc/systemd/system", name)
+        unit.unlink(missing_ok=True)
+        unit.symlink_to("/dev/null")
+
+
 def copy_on_write(path: str, store: Path) -> None:
     """Lay a private writable layer over a folder."""
     layer = store / path.strip("/").replace("/", "-")
@@ -111,13 +159,33 @@ def reap_for_ever() -> None:
 
 def main() -> None:
     """Build the machine, say so, and stay."""
+    spec = json.load(sys.stdin)
+    if spec["systemd"]:
+        become_systemd(spec)
     signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGCHLD, signal.SIGTERM})
-    build(json.load(sys.stdin))
+    build(spec)
+    say_ready()
+    reap_for_ever()
+
+
+def become_systemd(spec: dict) -> None:
+    """The machine boots as a real one does: process 1 starts what is enabled."""
+    own_control_group(spec["systemd"])
+    build(spec)
+    mount_own_control_groups()
+    mask_units()
+    say_ready()
+    kept = {name: value for name, value in os.environ.items() if name.startswith("CALICO_LAB")}
+    os.execve("/lib/systemd/systemd", ["systemd", "--unit=multi-user.target"],
+              {**kept, "PATH": "/usr/sbin:/usr/bin:/sbin:/bin", "container": "lab"})
+
+
+def say_ready() -> None:
+    """The last words."""
     print("ready", flush=True)
     null = os.open("/dev/null", os.O_RDWR)
     for descriptor in (0, 1, 2):
         os.dup2(null, descriptor)
-    reap_for_ever()
 
 
 if __name__ == "__main__":

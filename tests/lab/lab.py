@@ -21,6 +21,14 @@ ETCD = "etcd"
 DISK = (("docker", "/var/lib/docker"), ("lib-calico", "/var/lib/calico"), ("etc-calico", "/etc/calico"),
         ("etcd", "/var/lib/etcd-lab"))
 
+# A host's network is there a moment after its start, as with DHCP.
+SYSTEMD_FILES = {
+    "/etc/systemd/system/lab-network.service":
+        "[Unit]\nDefaultDependencies=no\nBefore=network-online.target\n"
+        "[Service]\nType=oneshot\nExecStart=/bin/sh -c 'until ip route get 172.20.62.1; do sleep 0.1; done'\n",
+    "/etc/systemd/system/network-online.target.d/lab.conf": "[Unit]\nWants=lab-network.service\n",
+}
+
 Progress = Callable[[str], None]
 
 
@@ -97,6 +105,10 @@ class Lab:
             "/etc/resolv.conf": f"nameserver {GATEWAY.ip}\noptions timeout:1 attempts:1\n",
             "/etc/docker/daemon.json": "{}\n",
         }
+        if self.spec.systemd and name in self.hosts:
+            binds.append((str(disk / "units"), "/etc/systemd/system"))
+            parent = state.cgroup_parent(self.spec.name, name)
+            return boot(self.spec.name, name, disk, logs, binds, {**files, **SYSTEMD_FILES}, systemd=parent)
         return boot(self.spec.name, name, disk, logs, binds, files, self.spec.own_pids)
 
     def _connect(self, machine: Machine) -> None:

@@ -190,12 +190,15 @@ class Machine:
 
 
 def boot(lab: str, name: str, folder: Path, logs: Path, binds: Sequence[tuple[str, str]], files: dict[str, str],
-         own_pids: bool = True) -> Machine:
-    """Make a machine. ``folder`` keeps what a disk would keep, ``binds`` maps parts of it to paths on the machine."""
+         own_pids: bool = True, systemd: str = "") -> Machine:
+    """Make a machine. ``folder`` keeps what a disk would keep, ``binds`` maps parts of it to paths on the machine.
+
+    ``systemd``: a control group of the machine's own, in which systemd runs as its process 1.
+    """
     cow = folder / "cow"
     for path in [cow, logs, *(Path(source) for source, _ in binds)]:
         path.mkdir(parents=True, exist_ok=True)
-    spec = {"name": name, "cow": str(cow), "binds": list(binds), "files": files}
+    spec = {"name": name, "cow": str(cow), "binds": list(binds), "files": files, "systemd": systemd or None}
     kinds = ["--mount", "--uts", "--ipc", "--net", *(["--pid"] if own_pids else [])]
     process = subprocess.Popen(
         ["unshare", *kinds, "--fork", "/usr/bin/python3", "-I", str(INIT), f"{lab}/{name}"],

@@ -37,7 +37,8 @@ class LabSpec:
     ``cluster_store`` False gives hosts whose Docker knows nothing of the others (network scope local).
     ``own_pids`` False lets all hosts share the machine's PID namespace, as simpler labs do: what runs on one host then
     sees the processes of the others. ``mixed`` are the releases of the first hosts, where not all have ``release``.
-    ``default_route`` False makes hosts without any default route.
+    ``default_route`` False makes hosts without any default route. ``systemd`` True: the hosts boot with systemd, and
+    keep the units that were installed on them.
     """
 
     name: str = "lab"
@@ -48,6 +49,7 @@ class LabSpec:
     release: DockerRelease = BOOKWORM
     mixed: tuple[DockerRelease, ...] = ()
     docker_options: tuple[str, ...] = ()
+    systemd: bool = False
 
     def __post_init__(self) -> None:
         if not 1 <= self.hosts <= MAX_HOSTS:

@@ -7,7 +7,7 @@ import json
 import pytest
 
 from tests.lab import lab as labs
-from tests.lab import leaks, rootfs, state
+from tests.lab import leaks, releases, rootfs, state
 from tests.lab.conftest import wait_established
 from tests.lab.connectivity import Container, Stream, start_container
 from tests.lab.diagnostics import bug_lines
@@ -121,6 +121,27 @@ def test_outcomes_are_told_apart(hosts):
                          "ETCD_ENDPOINTS": "http://172.20.62.127:1", "WAIT_FOR_DATASTORE": "false"})
     assert answer.returncode == 1 and "172.20.62.127:1" in answer.stdout
     assert hosts.node("host2").ctl(*RUN, seconds=120).rstrip().endswith("Calico node started successfully")
+
+
+def test_compose(hosts):
+    """`docker compose up -d` of deploy/compose.yaml does the same as `node run`; `down` leaves traffic alone."""
+    releases.ensure(releases.FORKY)
+    machine, node = hosts["host2"], hosts.node("host2")
+    node.stop()
+    plugin = releases.FORKY.root / "usr/libexec/docker/cli-plugins/docker-compose"
+    machine.shell(f"mkdir -p /run/client/cli-plugins && ln -sf {plugin} /run/client/cli-plugins/")
+    settings = {"DOCKER_CONFIG": "/run/client", "CALICO_LIBNETWORK_SCOPE": "global", **node.environment()}
+    compose = ("docker", "compose", "-f", str(rootfs.ROOT / "deploy" / "compose.yaml"))
+    machine.run(*compose, "up", "-d", env=settings)
+    wait_established(hosts, 60)
+    wait_for("the start line", lambda: "Calico node started successfully" in machine.run(
+        *compose, "logs", env=settings).stdout, 20, 0.5)
+    one, other = (Container(hosts[host], name) for host, name in (("host1", "image-a"), ("host2", "image-b")))
+    assert sorted(inspect(machine, ".HostConfig.Binds")) == sorted(inspect(hosts["host1"], ".HostConfig.Binds"))
+    with Stream(one, other) as stream:
+        machine.run(*compose, "down", env=settings)
+        node.ctl(*RUN, seconds=120)
+    stream.unbroken(0.5)
 
 
 def test_nothing_is_left(hosts):
