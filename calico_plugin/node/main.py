@@ -24,7 +24,7 @@ from calico_plugin.datastore.store import Store
 from calico_plugin.deadline import Deadline
 from calico_plugin.errors import CalicoError, DatastoreError
 from calico_plugin.model.names import BIRD_ROUTE_PROTOCOL
-from calico_plugin.node import embedded, health, nodestatus, plain_names, ready, startup, supervise, tunnels
+from calico_plugin.node import embedded, health, nodestatus, notify, plain_names, ready, startup, supervise, tunnels
 from calico_plugin.node.interfaces import read_interfaces, source_towards
 from calico_plugin.node.lock import Lock
 from calico_plugin.node.recheck import AddressWatch
@@ -150,12 +150,14 @@ def _on_signals() -> None:
 def _locked(settings: Settings, environ: dict[str, str]) -> int:
     if count := supervise.stop(settings.run_dir):
         log.warning(f"Ended {count} processes that an earlier calico-node had left")
+    systemd = environ.pop(notify.VARIABLE, "")  # ours alone: the parts have nothing to say there
     tree = _tree(settings, environ)
     keeper = tunnels.Keeper(lambda: _connect(settings), settings.node_name)
     reporter = nodestatus.Reporter(lambda: _connect(settings), settings.node_name, settings.run_dir)
     try:
         start(settings, environ, tree)
         print(STARTED, flush=True)
+        notify.ready(systemd)
         if settings.node.backend != NONE:
             keeper.start()
         reporter.start()
