@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import subprocess
 import time
 from pathlib import Path
@@ -175,6 +176,7 @@ def certificates(tmp_path_factory: pytest.TempPathFactory) -> Path:
             "x509", "-req", "-in", f"{name}.csr", "-CA", "ca.pem", "-CAkey", "ca.key", "-CAcreateserial",
             "-days", "2", "-extfile", f"{name}.ext", "-out", f"{name}.pem",
         )  # fmt: skip
+    shutil.copy(base / "other.pem", base / "stranger.pem")  # a certificate that the server's CA has not signed
     return base
 
 
@@ -226,6 +228,22 @@ def test_certificate_that_does_not_fit(
     client.close()
     text = str(caught.value)
     assert [word for word in ("etcd", secure.endpoints[0], setting) if word not in text] == [], text
+
+
+@pytest.mark.parametrize("wrong", [{"ca.pem": "other.pem"}, {"client.pem": "stranger.pem", "client.key": "other.key"}])
+def test_renewed_files_are_used(
+    secure: Cluster, certificates: Path, tmp_path: Path, wrong: dict[str, str]
+) -> None:
+    """A client that runs goes on with certificates that are put in place of those that do not fit (any more)."""
+    for name in ("ca.pem", "client.pem", "client.key"):
+        shutil.copy(certificates / wrong.get(name, name), tmp_path / name)
+    client = connect(secure.endpoints, **files(tmp_path))
+    with pytest.raises((DatastoreUnavailable, DatastoreUnauthorized)):
+        client.get("/t/a", Deadline(1))
+    for name in wrong:
+        shutil.copy(certificates / name, tmp_path / name)
+    client.put("/t/renewed", b"1", Deadline(10))
+    client.close()
 
 
 def test_plain_text_to_a_tls_port(secure: Cluster) -> None:
