@@ -96,7 +96,7 @@ golden: setup ## write the expected outputs (tests/golden) anew; review the diff
 
 # -- trying it --------------------------------------------------------------------------------------------------------
 .PHONY: demo up down
-demo: root setup ## play the experiment on two Docker hosts in namespaces (root); KEEP=1 leaves them up, FORM=container
+demo: root setup ## play the experiment on two Docker hosts in namespaces (root); DOCKER=28, FORM=container, KEEP=1 leaves them up
 	@$(BIN)/python -m tests.lab demo
 
 up: root setup ## run calico-node for the Docker of this machine, with an etcd of its own (root)
@@ -121,8 +121,9 @@ bench-docker: root setup ## docker run on our network and on Docker's own bridge
 bench-net: root setup ## throughput and request rate, against a Docker bridge and a bare veth (root)
 	@$(BIN)/python -m benchmarks.net
 
-bench-policy: root setup ## cost of changes and of packets with 10,000 endpoints and 1,000 policies (root)
+bench-policy: root setup ## how fast policy follows etcd, with up to 10,000 endpoints; what a packet costs (root)
 	@$(BIN)/python -m benchmarks.policy
+	@$(BIN)/python -m benchmarks.packets
 
 # -- shipping ---------------------------------------------------------------------------------------------------------
 IMAGE ?= calico/node:latest

@@ -1,161 +1,344 @@
-"""What policy costs: from a changed resource to rules in the kernel by size of the cluster, and a packet on the wire.
+"""How fast policy follows the cluster: real etcd, the real agent, real packets, in network namespaces of their own.
 
-Runs in network namespaces of its own.
+* a policy edited in etcd -> the first packet that passes, or does not any more;
+* an endpoint's label changed in etcd -> the kernel's sets;
+* a WorkloadEndpoint written to etcd, its link being there -> its packets pass in both directions, and its status file;
+* start of the agent without a table, and again with one -> in sync, first pass done, all local endpoints up;
+* memory, processor time when nothing changes, size of the table.
 
-    sudo python -m benchmarks.policy [--sizes 2x1,1000x100,10000x1000]
+Time begins before the write to etcd (without fsync). Beside each figure stands what the original Felix (nftables) did
+on a machine of this kind.
+
+    sudo python -m benchmarks.policy [--sizes 2x1,10000x1000] [--samples 30]
 """
 
 from __future__ import annotations
 
 import argparse
-import random
-import resource
+import re
+import socket
+import subprocess
+import sys
+import tempfile
 import time
-from typing import Any, Callable, Mapping
+from concurrent.futures import ProcessPoolExecutor
+from contextlib import ExitStack
+from ipaddress import ip_address
+from multiprocessing import get_context
+from pathlib import Path
+from typing import Callable, Iterable, Mapping, Sequence
 
+import msgspec
+
+from benchmarks.containers import Container, Way, await_running, create
+from benchmarks.driver import memory, own_namespace, start
+from benchmarks.policy_world import LOCAL, NODE, Document, address, endpoint, interface, policy, world
 from benchmarks.report import Report, percentile
-from calico_plugin.dataplane.nftables import Table
-from calico_plugin.policy import PolicyEngine
-from tests.kernel.packets import Packet, Router, frame, in_namespace
-from tests.unit.policy.worlds import policy, typed
+from calico_plugin.dataplane import nfdump, nfwire
+from calico_plugin.dataplane.netlink import NETLINK_NETFILTER, Netlink
+from calico_plugin.datastore.etcd import EtcdKV, connect
+from calico_plugin.datastore.kv import Put
+from calico_plugin.deadline import Deadline
+from calico_plugin.model import codec, keys, names
+from calico_plugin.model.resources import KINDS, Resource
+from tests.etcd_server import etcd_cluster
 
-LOCAL = 200
-NODE = "n1"
-NETWORK = {"kind": "Profile", "metadata": {"name": "net1"}, "spec": {
-    "labelsToApply": {"net1": ""}, "ingress": [{"action": "Allow", "source": {"selector": "has(net1)"}}],
-    "egress": [{"action": "Allow"}]}}
-ROLES = ("web", "api", "db")
+EDIT, LABEL, FIRST = "policy edit -> on the wire", "label change -> sets", "endpoint written -> first packet"
+# Felix, by size of the cluster: (lowest, highest) in ms, or in the unit of the row's name.
+SMALL: Mapping[str, tuple[float, float]] = {EDIT: (9, 16), LABEL: (10, 30), FIRST: (36, 36)}
+LARGE: Mapping[str, tuple[float, float]] = {
+    EDIT: (30, 35), LABEL: (130, 130), FIRST: (772, 772), "start -> in sync, s": (2.8, 2.8),
+    "start -> all local endpoints up, s": (5.9, 5.9), "memory (resident), MB": (147, 147), "idle processor, %": (2, 2),
+    "rules": (35194, 35194), "chains": (2681, 2681),
+}
+GOALS: Mapping[str, Mapping[str, float]] = {
+    "small": {EDIT: 9, LABEL: 10, FIRST: 15},
+    "large": {
+        EDIT: 15, LABEL: 65, FIRST: 40, "start -> all local endpoints up, s": 10, "memory (resident), MB": 150,
+        "idle processor, %": 2,
+    },
+}
+# Of processor time, for a single change.
+PROCESSOR_GOAL = 5.0
+# The agent looks at old connections a moment after a change: that work shall not meet the next change.
+PAUSE = 0.4
+IDLE_SECONDS = 10.0
+_SOL_NETLINK, _ADD_MEMBERSHIP, _GROUP_NFTABLES, _SO_RCVBUFFORCE = 270, 1, 7, 33
+_CHANGED_ELEMENTS = {(10 << 8) | 12, (10 << 8) | 14}
 
 
-class Cluster:
-    """Endpoints with a hundred applications; policies from one application to another."""
+class Host:
+    """etcd, our node's links and its agent; `size` endpoints and policies."""
 
-    def __init__(self, endpoints: int, policies: int) -> None:
-        self.rng = random.Random(1)
-        self.engine = PolicyEngine(NODE)
-        self.documents = [NETWORK, *map(self.policy, range(policies)), *map(self.endpoint, range(endpoints))]
+    def __init__(self, stack: ExitStack, base: Path, endpoints: int, policies: int) -> None:
+        self.endpoints, self.policies, self.base, self._stack = endpoints, policies, base, stack
+        cluster = stack.enter_context(etcd_cluster(base / "etcd"))
+        self.kv = connect(cluster.endpoints)
+        self._environ = {
+            "ETCD_ENDPOINTS": cluster.endpoints[0], "NODENAME": NODE, "CALICO_RUN_DIR": str(base / "run"),
+            "CALICO_LIB_DIR": str(base / "lib"), "CALICO_LOG_DIR": str(base / "log"), "CALICO_LOG_LEVEL": "info",
+            "CALICO_NETWORKING_BACKEND": "none", "DOCKER_HOST": f"unix://{base}/no-docker.sock",
+        }
+        self.links = Netlink()
+        self.local = min(LOCAL, endpoints)
+        fill(self.kv, world(endpoints, policies))
+        self.containers = [self.container(number) for number in range(self.local)]
+        await_running(self.links, self.containers)
 
-    def endpoint(self, number: int, shift: int = 0) -> dict[str, Any]:
-        node = NODE if number < LOCAL else f"n{number % 50 + 2}"
-        app, env = f"app{(number + shift) % 100}", "prod" if number % 4 else "dev"
-        labels = {"app": app, "role": ROLES[number % 3], "env": env}
-        address = f"10.{number >> 16 & 255}.{number >> 8 & 255}.{number & 255}/32"
-        return {
-            "kind": "WorkloadEndpoint",
-            "metadata": {
-                "name": f"{node}-libnetwork-libnetwork-e{number}", "namespace": "libnetwork", "labels": labels,
-            },
-            "spec": {"node": node, "orchestrator": "libnetwork", "workload": "libnetwork", "endpoint": f"e{number}",
-                     "interfaceName": f"cali{number:x}", "ipNetworks": [address], "profiles": ["net1"]},
+    def container(self, number: int) -> Container:
+        made = create(self.links, interface(number), address(number))
+        self._stack.callback(made.close)
+        return made
+
+    def put(self, document: Document) -> None:
+        key, value = encoded(document)
+        self.kv.put(key, value, Deadline(20))
+
+    def is_up(self, number: int) -> bool:
+        name = names.endpoint_status_file(f"e{number}")
+        return (self.base / "run/endpoint-status" / name).exists()
+
+    def start(self, log: str) -> tuple[subprocess.Popen[bytes], dict[str, float]]:
+        """The agent, and seconds until it is in sync, until its first pass is done, until all endpoints are up."""
+        text, began = self.base / log, time.perf_counter()
+        process = start(self._stack, [sys.executable, "-m", "calico_plugin.agent.main"], self._environ, text)
+
+        def when(what: str, happened: Callable[[], bool]) -> float:
+            while not happened():
+                if time.perf_counter() - began > 120 or process.poll() is not None:
+                    raise TimeoutError(f"{what} does not happen:\n{text.read_text()[-3000:]}")
+                time.sleep(0.01)
+            return time.perf_counter() - began
+
+        return process, {
+            "in sync": when("in sync", lambda: "in sync with the datastore" in text.read_text()),
+            "first pass done": when("first pass", lambda: "the first pass is done" in text.read_text()),
+            "all local endpoints up": when("endpoints up", lambda: all(map(self.is_up, range(self.local)))),
         }
 
-    def local(self, name: str, address: str) -> dict[str, Any]:
-        """An endpoint of this node besides the numbered ones."""
-        document = self.endpoint(0)
-        document["metadata"]["name"] = f"{NODE}-libnetwork-libnetwork-{name}"
-        document["spec"].update(endpoint=name, interfaceName=f"cali{name}", ipNetworks=[f"{address}/32"])
-        return document
 
-    def policy(self, number: int) -> dict[str, Any]:
-        here, there = (f"app{self.rng.randrange(100)}" for _ in range(2))
-        return policy(f"p{number}", order=number, selector=f"app=='{here}'", ingress=[
-            {"action": "Allow", "protocol": "TCP", "source": {"selector": f"app=='{there}' && role=='web'"},
-             "destination": {"ports": [80 + number % 7, 443]}},
-            {"action": "Allow", "source": {"selector": f"app in {{'{there}','{here}'}}"}},
-            {"action": "Deny", "source": {"nets": [f"10.9.{number % 250}.0/24"]}}], egress=[{"action": "Allow"}])
-
-    def tell(self, document: Mapping[str, Any]) -> None:
-        key, value = typed(document)
-        self.engine.on_update(key, None, value)
+def fill(kv: EtcdKV, documents: Iterable[Document]) -> None:
+    puts = [Put(*encoded(document)) for document in documents]
+    for begin in range(0, len(puts), 100):
+        kv.commit((), puts[begin:begin + 100], Deadline(60))
 
 
-def timed(work: Callable[[], object]) -> float:
-    """Milliseconds."""
-    start = time.perf_counter()
-    work()
-    return (time.perf_counter() - start) * 1e3
+def encoded(document: Document) -> tuple[str, bytes]:
+    value: Resource = msgspec.convert(document, KINDS[document["kind"]].type)
+    return keys.resource(value.kind, value.name, value.namespace), codec.encode(value)
 
 
-def size_row(report: Report, endpoints: int, policies: int) -> None:
-    cluster = Cluster(endpoints, policies)
-    with Router("bench-policy", {}) as router:
-        table = in_namespace(router.name, Table)
-        start = timed(lambda: [cluster.tell(document) for document in cluster.documents])
-        start += timed(lambda: table.apply(cluster.engine.compile()))
+def processor_seconds(process: subprocess.Popen[bytes]) -> float:
+    """Of all its threads, exactly."""
+    tasks = Path(f"/proc/{process.pid}/task").iterdir()
+    return sum(int((task / "schedstat").read_text().split()[0]) for task in tasks) / 1e9
 
-        def change(make: Callable[[int], Mapping[str, Any]]) -> float:
-            times = [timed(lambda: (cluster.tell(document), table.apply(cluster.engine.compile())))
-                     for document in map(make, range(20))]
-            return percentile(times, 50)
 
-        ruleset = cluster.engine.compile()
-        report.add(
-            endpoints=endpoints, policies=policies, start_ms=start,
-            new_endpoint_ms=change(lambda number: cluster.local(f"new{number}", f"10.200.0.{number}")),
-            label_change_ms=change(lambda number: cluster.endpoint(endpoints - 1 - number, 7)),
-            policy_edit_ms=change(lambda number: cluster.policy(number % policies)),
-            chains=len(ruleset.chains), rules=sum(len(chain.rules) for chain in ruleset.chains.values()),
-            sets=len(ruleset.sets), members=sum(len(item.members) for item in ruleset.sets.values()),
-            memory_mb=resident(),
+class Processor:
+    """Processor time of all threads of a process; what it uses when nothing changes is known and left out."""
+
+    def __init__(self, process: subprocess.Popen[bytes], idle: float = 0.0) -> None:
+        self._process, self._idle = process, idle
+        self._began, self._used = time.perf_counter(), processor_seconds(process)
+
+    def milliseconds(self) -> float:
+        """Since this was made."""
+        passed = time.perf_counter() - self._began
+        return (processor_seconds(self._process) - self._used - passed * self._idle) * 1e3
+
+
+class Elements:
+    """What the kernel tells of changed elements of nftables' sets, from the moment when this is made."""
+
+    def __init__(self) -> None:
+        self._socket = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, NETLINK_NETFILTER)
+        self._socket.setsockopt(socket.SOL_SOCKET, _SO_RCVBUFFORCE, 16 << 20)
+        self._socket.bind((0, 0))
+        self._socket.setsockopt(_SOL_NETLINK, _ADD_MEMBERSHIP, _GROUP_NFTABLES)
+        self._socket.settimeout(30.0)
+
+    def changed(self, text: str) -> float:
+        """When an element of this address is told."""
+        wanted = ip_address(text).packed
+        while True:
+            data = self._socket.recv(1 << 18)
+            if int.from_bytes(data[4:6], sys.byteorder) in _CHANGED_ELEMENTS and wanted in data:
+                return time.perf_counter()
+
+    def close(self) -> None:
+        self._socket.close()
+
+
+class Rows:
+    """Of one size, for both tables: times of changes, and everything of which there is one figure."""
+
+    def __init__(self, endpoints: int, policies: int) -> None:
+        self.size, self.name = f"{endpoints}x{policies}", "small" if endpoints < 100 else "large"
+        self.changes = Report("policy", "From a change in etcd to its effect, in ms; processor time of the whole agent")
+        self.agent = Report("policy-agent", "The agent itself")
+
+    def add(self, what: str, times: Sequence[float], processor: float | None = None) -> None:
+        """`what`, with anything in parentheses, is the row; what stands before them is looked up."""
+        p50, goal, felix = percentile(times, 50), *self._known(what)
+        self.changes.add(
+            size=self.size, what=what, p50=p50, p99=percentile(times, 99), count=len(times),
+            processor="" if processor is None else processor, felix=_range(felix),
+            ratio=p50 / felix[0] if felix else "", goal=goal or "", met=_met(p50, goal),
         )
-        table.close()
+
+    def one(self, what: str, value: float) -> None:
+        goal, felix = self._known(what)
+        self.agent.add(
+            size=self.size, what=what, ours=value, felix=_range(felix), ratio=value / felix[0] if felix else "",
+            goal=goal or "", met=_met(value, goal))
+
+    def _known(self, what: str) -> tuple[float | None, tuple[float, float] | None]:
+        plain = what.partition(" (of")[0]
+        felix = SMALL if self.name == "small" else LARGE
+        return GOALS[self.name].get(plain), felix.get(plain)
 
 
-def resident() -> float:
-    """Of this process now."""
-    with open("/proc/self/statm") as handle:
-        return int(handle.read().split()[1]) * resource.getpagesize() / 2**20
+def _range(felix: tuple[float, float] | None) -> str:
+    return "" if felix is None else f"{felix[0]:g}" if felix[0] == felix[1] else f"{felix[0]:g} - {felix[1]:g}"
 
 
-def packet_row(report: Report, policies: int, packets: int = 4000) -> None:
-    """Microseconds for a forwarded packet between two local endpoints: the first of a connection, and later ones."""
-    web, api = "10.65.0.10", "10.65.0.20"
-    cluster = Cluster(0, 0)
-    with Router("bench-policy", {"caliweb": (web,), "caliapi": (api,)}) as router:
-        table = in_namespace(router.name, Table)
-        cluster.tell(NETWORK)
-        cluster.tell(cluster.local("web", web))
-        cluster.tell(cluster.local("api", api))
-        for number in range(policies - 1):
-            net = {"nets": [f"172.16.{number % 250}.0/24"]}
-            cluster.tell(policy(f"q{number}", order=number, selector="all()", ingress=[
-                {"action": "Allow", "source": net}], egress=[{"action": "Allow", "destination": net}]))
-        cluster.tell(policy("last", selector="all()", ingress=[{"action": "Allow"}], egress=[{"action": "Allow"}]))
-        table.apply(cluster.engine.compile())
-        first = [frame(Packet(web, api, 6, 1024 + number, 80), b"calico00") for number in range(packets)]
-        new = per_packet(router, first)
-        router.send([Packet(web, api, 6, 1024, 80), Packet(api, web, 6, 80, 1024, 0x12)])
-        later = per_packet(router, [frame(Packet(web, api, 6, 1024, 80, 0x10), b"calico00")] * packets)
-        report.add(policies=policies, new_connection_us=new, established_us=later)
-        table.close()
+def _met(value: float, goal: float | None) -> str:
+    return "" if goal is None else "yes" if value <= goal else "NO"
 
 
-def per_packet(router: Router, frames: list[bytes]) -> float:
-    """The kernel forwards a frame in the context of the sender, so the sender's CPU time is the packet's."""
-    handle = router.socket_of("caliweb")
-    best = []
-    for _ in range(5):
-        if len(set(frames)) > 1:
-            router.forget_connections()
-        start = time.process_time()
-        for data in frames:
-            handle.send(data)
-        best.append((time.process_time() - start) / len(frames) * 1e6)
-    return min(best)
+def edits(host: Host, samples: int) -> Iterable[tuple[str, float]]:
+    """The first rule of the policy that governs endpoint 1 denies, and allows again."""
+    way = Way(host.containers[0], host.containers[1])
+    for number in range(samples):
+        for action, effect in (("Deny", way.closed), ("Allow", way.opened)):
+            began = time.perf_counter()
+            host.put(policy(0, action))
+            yield action, (effect() - began) * 1e3
+            time.sleep(PAUSE)
+
+
+def processor_of_edits(host: Host, process: subprocess.Popen[bytes], idle: float, samples: int) -> float:
+    """Milliseconds for each, without the packets, whose connections the agent would look at."""
+    used = Processor(process, idle)
+    for number in range(samples):
+        host.put(policy(0, ("Deny", "Allow")[number % 2]))
+        time.sleep(PAUSE)
+    return used.milliseconds() / samples
+
+
+def forget_connections() -> None:
+    subprocess.run(["conntrack", "-F"], check=True, capture_output=True)
+
+
+def label_changes(host: Host, numbers: Sequence[int], samples: int) -> Iterable[float]:
+    """One endpoint after the other joins the application of endpoint 1, and goes back."""
+    elements = Elements()
+    for number in range(samples):
+        chosen = numbers[number // 2 % len(numbers)]
+        began = time.perf_counter()
+        host.put(endpoint(chosen, 1 if number % 2 == 0 else None))
+        yield (elements.changed(address(chosen)) - began) * 1e3
+        time.sleep(PAUSE)
+    elements.close()
+
+
+def first_packets(host: Host, samples: int) -> Iterable[tuple[float, float]]:
+    """(until packets pass both ways, until the status file is there) of new endpoints."""
+    for number in range(samples):
+        chosen = host.endpoints + 1000 + number
+        made = host.container(chosen)
+        await_running(host.links, [made])
+        ways = [Way(made, host.containers[1]), Way(host.containers[1], made)]
+        assert not any(way.passes(0.01) for way in ways)
+        began = time.perf_counter()
+        host.put(endpoint(chosen, 1, local=True))
+        passes = max(way.opened() for way in ways)
+        while not host.is_up(chosen):
+            time.sleep(0.0005)
+        yield (passes - began) * 1e3, (time.perf_counter() - began) * 1e3
+        time.sleep(PAUSE)
+
+
+def measure_changes(host: Host, rows: Rows, process: subprocess.Popen[bytes], idle: float, samples: int) -> None:
+    found = list(edits(host, samples))
+    forget_connections()
+    rows.add(EDIT, [value for _, value in found], processor_of_edits(host, process, idle, samples))
+    for action in ("Deny", "Allow"):
+        rows.add(f"{EDIT} (of these: {action})", [value for done, value in found if done == action])
+    remote = range(LOCAL + 50, host.endpoints, 100)
+    for place, numbers in {"local": range(0, host.local, 100), **({"remote": remote} if remote else {})}.items():
+        used = Processor(process, idle)
+        times = list(label_changes(host, numbers, samples))
+        rows.add(f"{LABEL} (of a {place} endpoint)", times, used.milliseconds() / samples)
+    used = Processor(process, idle)
+    pairs = list(first_packets(host, samples))
+    spent = used.milliseconds() / samples
+    rows.add(FIRST, [passes for passes, _ in pairs], spent)
+    rows.add("endpoint written -> status file", [there for _, there in pairs])
+
+
+def measure_start(host: Host, rows: Rows) -> tuple[subprocess.Popen[bytes], float]:
+    """A start without a table, one with it; then what the agent takes when nothing happens. The agent, and that."""
+    process, times = host.start("agent.log")
+    for what, seconds in times.items():
+        rows.one(f"start -> {what}, s", seconds)
+    rows.one("processor of the start, s", processor_seconds(process))
+    process.terminate()
+    process.wait(30)
+    process, times = host.start("again.log")
+    rows.one("start again -> first pass done, s", times["first pass done"])
+    time.sleep(3.0)
+    used = Processor(process)
+    time.sleep(IDLE_SECONDS)
+    idle = used.milliseconds() / 1e3 / IDLE_SECONDS
+    rows.one("idle processor, %", idle * 100)
+    return process, idle
+
+
+def measure_size(rows: Rows, process: subprocess.Popen[bytes]) -> None:
+    resident, proportional = memory(process)
+    rows.one("memory (resident), MB", resident)
+    rows.one("memory (proportional), MB", proportional)
+    peak = re.search(r"VmHWM:\s+(\d+)", Path(f"/proc/{process.pid}/status").read_text())
+    rows.one("memory (most), MB", int(peak[1]) / 1024 if peak else 0.0)
+    link = nfwire.Link()
+    state = nfdump.read(link)
+    link.close()
+    rows.one("rules", sum(len(getattr(chain, "comments", ())) for chain in state.chains.values()))
+    rows.one("chains", len(state.chains))
+    rows.one("sets", len(state.sets))
+    rows.one("members of sets", sum(len(item.members) for item in state.sets.values()))
+
+
+def run_size(endpoints: int, policies: int, samples: int) -> Rows:
+    """In a process of its own: threads of gRPC would stay in the namespace of an earlier size."""
+    own_namespace()
+    rows = Rows(endpoints, policies)
+    with ExitStack() as stack:
+        base = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="bench-policy-")))
+        for name in ("etcd", "run", "lib", "log"):
+            (base / name).mkdir()
+        host = Host(stack, base, endpoints, policies)
+        process, idle = measure_start(host, rows)
+        measure_changes(host, rows, process, idle, samples)
+        measure_size(rows, process)
+    return rows
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--sizes", default="2x1,1000x100,10000x1000", help="endpoints x policies, comma separated")
-    sizes = [tuple(map(int, size.split("x"))) for size in parser.parse_args().sizes.split(",")]
-    report = Report("policy", "From a changed resource to rules in the kernel (p50)")
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--sizes", default="2x1,10000x1000", help="endpoints x policies, comma separated")
+    parser.add_argument("--samples", type=int, default=30, help="changes of each sort")
+    arguments = parser.parse_args()
+    sizes = [tuple(map(int, size.split("x"))) for size in arguments.sizes.split(",")]
+    changes, agent = Rows(0, 0).changes, Rows(0, 0).agent
     for endpoints, policies in sizes:
-        size_row(report, endpoints, policies)
-    report.finish()
-    wire = Report("policy-packets", "One forwarded packet between two local endpoints, all policies select both")
-    for policies in (1, 10, 100, 1000):
-        packet_row(wire, policies)
-    wire.finish()
+        with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
+            rows = pool.submit(run_size, endpoints, policies, arguments.samples).result()
+        changes.rows += rows.changes.rows
+        agent.rows += rows.agent.rows
+    changes.finish()
+    agent.finish()
 
 
 if __name__ == "__main__":

@@ -17,8 +17,10 @@ from typing import Any, Callable, Iterable, Protocol, Sequence
 
 import structlog
 
+from calico_plugin.agent import labels
 from calico_plugin.agent.bird import KINDS as BIRD_KINDS
 from calico_plugin.agent.endpoints import Endpoints, LocalEndpoint, Published
+from calico_plugin.agent.labels import Awaited
 from calico_plugin.agent.mailbox import Mailbox
 from calico_plugin.agent.policy import Policy
 from calico_plugin.agent.released import Forgotten
@@ -75,6 +77,10 @@ class Listeners(Protocol):
     def endpoints(self, up: dict[tuple[str, str, str], bool]) -> None: ...
 
     def wants_endpoints(self) -> bool: ...
+
+    def awaits_labels(self, endpoint: Awaited) -> None: ...
+
+    def needs_no_labels(self, endpoint: str) -> None: ...
 
 
 @dataclass(slots=True)
@@ -231,6 +237,8 @@ class Loop:
         report.updates += len(updates)
         if isinstance(event, Listed):
             self._metrics.resyncs_started.inc()
+            if not self._in_sync:
+                self._log.info("in sync with the datastore", resources=len(updates))
             # An empty cluster must be applied, too.
             self._in_sync = self._routing_dirty = self._felix_dirty = self._files_dirty = True
             self._policy.touch()
@@ -266,10 +274,18 @@ class Loop:
         self._policy.on_update(update.key, update.old, update.new)
         if kind == "WorkloadEndpoint":
             self._endpoints.on_resource(update.key, update.new)
+            self._tell_of_labels(update)
         elif kind == "FelixConfiguration":
             self._felix_dirty = True
         if kind in BIRD_KINDS and _matters(update):
             self._routing_dirty = True
+
+    def _tell_of_labels(self, update: ResourceUpdate) -> None:
+        before, now = (labels.awaited(update.key, one, self._node) for one in (update.old, update.new))
+        if now is not None:
+            self._listeners.awaits_labels(now)
+        elif before is not None:
+            self._listeners.needs_no_labels(before.endpoint)
 
     # Netlink
 
