@@ -17,6 +17,13 @@ _PREFIXES = ("ETCD_", "CALICO_", "FELIX_", "DATASTORE_", "DOCKER_", "IP_", "IP6_
 _NAMES = ("NODENAME", "HOSTNAME", "IP", "IP6", "AS")
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Where several workers share the tests: a file stays with one, and so do all that use the session's lab."""
+    for item in items:
+        hosts = "store_lab" in getattr(item, "fixturenames", ())
+        item.add_marker(pytest.mark.xdist_group("store lab" if hosts else item.nodeid.partition("::")[0]))
+
+
 @pytest.fixture(autouse=True)
 def _log_as_at_start() -> None:
     """What a test before this one made of the log is gone: its stream may be closed, its level may be none."""
