@@ -28,15 +28,15 @@ from msgspec.structs import replace
 
 from benchmarks.ipam_original import OriginalClient
 from benchmarks.report import FOLDER, Report, percentile
-from calico_plugin.datastore.cache import Cache
 from calico_plugin.datastore.etcd import EtcdKV, connect
 from calico_plugin.datastore.kv import Put
+from calico_plugin.datastore.watch import Watch
 from calico_plugin.deadline import Deadline
+from calico_plugin.driver.view import View
 from calico_plugin.ipam import Allocator
 from calico_plugin.ipam import block as arithmetic
 from calico_plugin.ipam.cidr import parse as parse_cidr
 from calico_plugin.ipam.pools import Pool
-from calico_plugin.ipam.view import CachedView
 from calico_plugin.model import codec, keys
 from calico_plugin.model.ipam import Affinity, AllocationAttribute
 from calico_plugin.policy.selector import parse
@@ -78,16 +78,18 @@ def assigner(task: Task, kv: EtcdKV) -> tuple[Callable[[str], None], Callable[[]
         pool = Pool("pool", parse_cidr(POOL), 26)
         original = OriginalClient(kv, task.host, pool)
         return lambda handle: original.assign(handle, attributes, Deadline(60)), lambda: None
-    cache = Cache(kv, CachedView.PREFIXES).start()
-    cache.wait_in_sync(Deadline(30))
-    allocator = Allocator(kv, lambda text, labels: parse(text).match(labels), CachedView(cache))
+    view = View(task.host)
+    watch = Watch(kv, view.prefixes)
+    threading.Thread(target=view.follow, args=(watch,), daemon=True).start()
+    view.wait_synced(Deadline(30))
+    allocator = Allocator(kv, lambda text, labels: parse(text).match(labels), view)
 
     def assign(handle: str) -> None:
         allocator.auto_assign(
             task.host, 1, handle=handle, attributes=attributes, max_blocks=MAX_BLOCKS, deadline=Deadline(60)
         )
 
-    return assign, cache.close
+    return assign, watch.close
 
 
 def run_host(task: Task, ready: Any, start: Any, results: Any) -> None:

@@ -1,7 +1,7 @@
-"""etcd v3 behind one narrow protocol (`kv.KV`), typed verbs over it (`store`), list-then-watch (`watch`, `cache`).
+"""etcd v3 behind one narrow protocol (`kv.KV`), typed verbs over it (`store`), list-then-watch (`watch`).
 
-Import from the modules: `etcd.connect`, `store.Store`, `cache.Cache`, `cache.View`, `watch.Watch`. There is no common
-door, since it would cost a short command the import of everything.
+Import from the modules: `etcd.connect`, `store.Store`, `watch.Watch`. There is no common door, since it would cost a
+short command the import of everything.
 """
 
 import os

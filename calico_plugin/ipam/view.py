@@ -111,43 +111,8 @@ class DirectView:
         return _inputs(pools, reservations, self._kv.get(keys.IPAM_CONFIG, deadline))
 
     def node(self, name: str, deadline: Deadline) -> NodeView | None:
-        return _node(self._kv.get(NODES + name, deadline))
-
-
-class Source(Protocol):
-    """The part of a watch-fed cache that `CachedView` needs: `datastore.cache.Cache` has it."""
-
-    def get(self, key: str) -> KeyValue | None: ...
-
-    def items(self, prefix: str) -> list[KeyValue]: ...
-
-    def version_of(self, prefix: str) -> int: ...
-
-
-class CachedView:
-    """Answers from a cache that follows `PREFIXES`; inputs are worked out anew only when something of them changed."""
-
-    PREFIXES = (POOLS, RESERVATIONS, keys.IPAM_CONFIG, NODES)
-
-    def __init__(self, source: Source) -> None:
-        self._source = source
-        self._made: tuple[tuple[int, ...], Inputs] | None = None
-
-    def inputs(self, deadline: Deadline) -> Inputs:
-        version = tuple(self._source.version_of(prefix) for prefix in self.PREFIXES[:3])
-        made = self._made
-        if made is None or made[0] != version:
-            # Read after the version: at worst the same is worked out once more.
-            made = self._made = (version, self._work_out())
-        return made[1]
-
-    def node(self, name: str, deadline: Deadline) -> NodeView | None:
-        return _node(self._source.get(NODES + name))
-
-    def _work_out(self) -> Inputs:
-        return _inputs(
-            self._source.items(POOLS), self._source.items(RESERVATIONS), self._source.get(keys.IPAM_CONFIG)
-        )
+        item = self._kv.get(NODES + name, deadline)
+        return NodeView(codec.decode(Node, item.key, item.value).labels, item.revision) if item else None
 
 
 def _inputs(pools: Iterable[KeyValue], reservations: Sequence[KeyValue], config: KeyValue | None) -> Inputs:
@@ -158,10 +123,6 @@ def _inputs(pools: Iterable[KeyValue], reservations: Sequence[KeyValue], config:
         codec.decode(IPAMConfig, config.key, config.value) if config else None,
         config.revision if config else 0,
     )
-
-
-def _node(item: KeyValue | None) -> NodeView | None:
-    return NodeView(codec.decode(Node, item.key, item.value).labels, item.revision) if item else None
 
 
 class HeldView:

@@ -19,11 +19,11 @@ from etcd3.etcdrpc import (
 )
 from etcd3.etcdrpc.auth_pb2 import Permission
 
-from calico_plugin.datastore.cache import Cache
 from calico_plugin.datastore.etcd import EtcdKV, connect
 from calico_plugin.deadline import Deadline
 from calico_plugin.errors import DatastoreUnauthorized, DatastoreUnavailable, InvalidInput
 from tests.etcd_server import Cluster, etcd_cluster, wait_ready
+from tests.follower import Follower
 
 TOKEN_SECONDS = 1
 
@@ -105,9 +105,9 @@ def test_token_that_ran_out(calico: EtcdKV) -> None:
     item = calico.get("/calico/a", Deadline(20))
     assert item is not None and calico._transport._token != first
     time.sleep(TOKEN_SECONDS + 2)
-    cache = Cache(calico, ("/calico/",)).start()
-    cache.wait_in_sync(Deadline(20))
-    cache.close()
+    follower = Follower(calico, ("/calico/",)).start()
+    follower.wait_in_sync(Deadline(20))
+    follower.close()
     stream = calico.watch("/calico/", revision)
     assert next(batch for batch in stream if batch)[0].key == "/calico/a"
     stream.close()
@@ -132,18 +132,18 @@ def test_token_of_a_restarted_member(guarded: Cluster, calico: EtcdKV) -> None:
 
 
 def test_watch_of_a_restarted_member(guarded: Cluster, calico: EtcdKV) -> None:
-    """A cache that loses its stream together with its token comes back by itself."""
-    cache = Cache(calico, ("/calico/",)).start()
+    """A watch that loses its stream together with its token comes back by itself."""
+    follower = Follower(calico, ("/calico/",)).start()
     try:
-        cache.wait_in_sync(Deadline(20))
+        follower.wait_in_sync(Deadline(20))
         guarded.members[0].kill()
         guarded.restart(guarded.members[0])
         other = as_calico(guarded)
         other.put("/calico/late", b"1", Deadline(30))
         other.close()
-        cache.wait_for(lambda c: c.get("/calico/late"), Deadline(30), "the write")
+        follower.wait_for(lambda f: f.get("/calico/late"), Deadline(30), "the write")
     finally:
-        cache.close()
+        follower.close()
 
 
 def test_user_for_an_etcd_that_wants_none(etcd: str) -> None:

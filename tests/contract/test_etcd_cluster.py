@@ -8,11 +8,11 @@ from typing import Iterator
 
 import pytest
 
-from calico_plugin.datastore.cache import Cache
 from calico_plugin.datastore.etcd import EtcdKV, connect
 from calico_plugin.deadline import Deadline
-from calico_plugin.errors import Conflict, DatastoreError, DatastoreUnavailable
+from calico_plugin.errors import Conflict, DatastoreError, DatastoreUnavailable, DeadlineExceeded
 from tests.etcd_server import Cluster, Member, etcd_cluster, wait_ready
+from tests.follower import Follower
 
 
 @pytest.fixture(scope="module")
@@ -66,28 +66,28 @@ def test_killed_member_is_left(cluster: Cluster, client: EtcdKV) -> None:
     client.put("/t/b", b"1", Deadline(20))
 
 
-def test_cache_leaves_a_frozen_member(cluster: Cluster, client: EtcdKV) -> None:
+def test_watch_leaves_a_frozen_member(cluster: Cluster, client: EtcdKV) -> None:
     """The watch notices within seconds that its member hangs, and goes on at another without a gap."""
-    cache = Cache(client, ("/t/",)).start()
+    follower = Follower(client, ("/t/",)).start()
     try:
-        cache.wait_in_sync(Deadline(20))
+        follower.wait_in_sync(Deadline(20))
         in_use(cluster, client).freeze()
         writer = connect([m.client_url for m in cluster.members if m is not in_use(cluster, client)], source="tests")
         for number in range(20):
             writer.put(f"/t/{number}", b"x", Deadline(20))
         writer.close()
         started = time.monotonic()
-        cache.wait_for(lambda c: len(c.items("/t/")) == 20, Deadline(30), "all writes")
+        follower.wait_for(lambda f: len(f.items()) == 20, Deadline(30), "all writes")
         assert time.monotonic() - started < 20
     finally:
-        cache.close()
+        follower.close()
 
 
 def test_no_quorum_is_said_and_ends(cluster: Cluster, client: EtcdKV) -> None:
-    """One member of three: calls fail in time, the cache says it is stale, and all comes back with the others."""
-    cache = Cache(client, ("/t/",)).start()
+    """One member of three: calls fail in time, the watch says that it is broken, and all comes back with the others."""
+    follower = Follower(client, ("/t/",)).start()
     try:
-        cache.wait_in_sync(Deadline(20))
+        follower.wait_in_sync(Deadline(20))
         others = [member for member in cluster.members if member is not in_use(cluster, client)]
         for member in others:
             member.kill()
@@ -96,27 +96,30 @@ def test_no_quorum_is_said_and_ends(cluster: Cluster, client: EtcdKV) -> None:
             client.put("/t/a", b"1", Deadline(8))
         assert time.monotonic() - started < 12
         over = Deadline(30)
-        while cache.in_sync and not over.expired():
+        while follower.in_sync and not over.expired():
             time.sleep(0.05)
-        assert not cache.in_sync and cache.last_error is not None and cache.stale_seconds > 0
+        assert not follower.in_sync and follower.error is not None
         for member in others:
             cluster.restart(member)
         client.put("/t/b", b"1", Deadline(30))
-        cache.wait_for(lambda c: c.in_sync and c.get("/t/b"), Deadline(30), "the write")
+        follower.wait_for(lambda f: f.in_sync and f.get("/t/b"), Deadline(30), "the write")
     finally:
-        cache.close()
+        follower.close()
 
 
 def test_close_while_the_member_hangs(cluster: Cluster, client: EtcdKV) -> None:
-    """A cache and its watch close at once although etcd answers nothing, in the list as in the stream."""
+    """A watch closes at once although etcd answers nothing, in the list as in the stream."""
+    following = Follower(client, ("/t/",)).start()
+    following.wait_in_sync(Deadline(20))
     for member in cluster.members:
         member.freeze()
-    starting = Cache(client, ("/t/",)).start()
-    started = time.monotonic()
-    with pytest.raises(DatastoreUnavailable, match="etcd"):
-        starting.wait_in_sync(Deadline(0.3))
-    starting.close()
-    assert time.monotonic() - started < 2
+    listing = Follower(client, ("/t/",)).start()
+    with pytest.raises(DeadlineExceeded):
+        listing.wait_in_sync(Deadline(0.3))
+    for one in (listing, following):
+        started = time.monotonic()
+        one.close()
+        assert time.monotonic() - started < 2
 
 
 def test_counter_is_exact_through_kills_and_elections(cluster: Cluster, client: EtcdKV) -> None:
@@ -125,7 +128,7 @@ def test_counter_is_exact_through_kills_and_elections(cluster: Cluster, client: 
     A write that ends in doubt may count or not; all others are exact. Each value names its writer (see `kv`).
     """
     client.create("/t/n", b"0", Deadline(20))
-    cache = Cache(client, ("/t/",)).start()
+    follower = Follower(client, ("/t/",)).start()
     stop = threading.Event()
     done, doubtful = [0] * 4, [0] * 4
 
@@ -161,7 +164,7 @@ def test_counter_is_exact_through_kills_and_elections(cluster: Cluster, client: 
         thread.join(60)
     item = client.get("/t/n", Deadline(20))
     assert item is not None
-    cache.wait_for(lambda c: c.get("/t/n") == item, Deadline(20), "the last value, through all changes of the leader")
-    cache.close()
+    follower.wait_for(lambda f: f.get("/t/n") == item, Deadline(20), "the last value, through all changes of leader")
+    follower.close()
     assert sum(done) <= int(item.value.split()[0]) <= sum(done) + sum(doubtful)
     assert sum(done) > 50

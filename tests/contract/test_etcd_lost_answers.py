@@ -7,12 +7,12 @@ from urllib.parse import urlsplit
 
 import pytest
 
-from calico_plugin.datastore.cache import Cache
 from calico_plugin.datastore.etcd import EtcdKV, connect
-from calico_plugin.datastore.kv import Change, Compare, Delete, Put
+from calico_plugin.datastore.kv import Compare, Delete, Put
 from calico_plugin.deadline import Deadline
 from calico_plugin.errors import AlreadyExists, Conflict, DatastoreUnavailable
 from tests.faulty_proxy import FaultyProxy
+from tests.follower import Follower
 
 Soon = Callable[[], Deadline]
 
@@ -158,40 +158,36 @@ def test_refused_connection_is_no_doubt(proxy: FaultyProxy, far: EtcdKV) -> None
     assert not caught.value.maybe_applied
 
 
-def test_cache_resumes_after_a_cut(proxy: FaultyProxy, far: EtcdKV, kv: EtcdKV, soon: Soon) -> None:
+def test_watch_resumes_after_a_cut(proxy: FaultyProxy, far: EtcdKV, kv: EtcdKV, soon: Soon) -> None:
     """Changes made while the connection was down arrive, each once, without a new listing."""
     kv.put("/a/1", b"1", soon())
-    heard: list[Change] = []
-    cache = Cache(far, ("/a/",))
-    cache.on_change(heard.extend)
-    cache.start().wait_in_sync(soon())
+    follower = Follower(far, ("/a/",))
+    follower.start().wait_in_sync(soon())
     proxy.cut()
     kv.delete("/a/1", soon())
     kv.put("/a/2", b"2", soon())
     kv.put("/a/2", b"3", soon())
     proxy.mend()
-    cache.wait_for(lambda c: (item := c.get("/a/2")) and item.value == b"3", soon(), "the last write")
-    cache.close()
-    assert [change.item and change.item.value for change in heard] == [b"1", None, b"2", b"3"]
+    follower.wait_for(lambda f: (item := f.get("/a/2")) and item.value == b"3", soon(), "the last write")
+    follower.close()
+    assert [change.item and change.item.value for change in follower.heard] == [b"1", None, b"2", b"3"]
 
 
 def test_compaction_while_the_watch_is_down(proxy: FaultyProxy, far: EtcdKV, kv: EtcdKV, soon: Soon) -> None:
-    """With its history gone, the cache lists again and tells what changed, deletes among it."""
+    """With its history gone, the watch lists again and tells what changed, deletes among it."""
     for name in ("kept", "changed", "deleted"):
         kv.put(f"/a/{name}", b"1", soon())
-    heard: list[Change] = []
-    cache = Cache(far, ("/a/", "/b/"))
-    cache.on_change(heard.extend)
-    cache.start().wait_in_sync(soon())
-    heard.clear()
+    follower = Follower(far, ("/a/", "/b/"))
+    follower.start().wait_in_sync(soon())
+    follower.heard.clear()
     proxy.cut()
     kv.put("/a/changed", b"2", soon())
     kv.put("/b/new", b"1", soon())
     kv.compact(_delete(kv, "/a/deleted"), soon())
     proxy.mend()
-    cache.wait_for(lambda c: c.get("/b/new") and c.get("/a/deleted") is None, soon(), "the new listing")
-    cache.close()
-    told = {change.key: (change.previous, change.item) for change in heard}
+    follower.wait_for(lambda f: f.get("/b/new") and f.get("/a/deleted") is None, soon(), "the new listing")
+    follower.close()
+    told = {change.key: (change.previous, change.item) for change in follower.heard}
     values = {key: (old and old.value, new and new.value) for key, (old, new) in told.items()}
     assert values == {"/a/deleted": (b"1", None), "/a/changed": (b"1", b"2"), "/b/new": (None, b"1")}
 

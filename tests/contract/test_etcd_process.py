@@ -8,11 +8,11 @@ import sys
 import time
 from pathlib import Path
 
-from calico_plugin.datastore.cache import Cache
 from calico_plugin.datastore.etcd import EtcdKV, connect
 from calico_plugin.datastore.kv import Put
 from calico_plugin.deadline import Deadline
 from tests.etcd_server import etcd_cluster, wait_ready
+from tests.follower import Follower
 
 _FORKING = """
 import os, sys
@@ -39,29 +39,29 @@ def test_made_before_a_fork(kv: EtcdKV, etcd: str) -> None:
 
 
 def test_restart_is_ridden_out(tmp_path: Path) -> None:
-    """kill -9 and a restart of the only etcd: a call made meanwhile succeeds in its time, the cache comes back."""
+    """kill -9 and a restart of the only etcd: a call made meanwhile succeeds in its time, the watch comes back."""
     with etcd_cluster(tmp_path) as cluster:
         client = connect(cluster.endpoints)
         client.put("/t/a", b"1", Deadline(20))
-        cache = Cache(client, ("/t/",)).start()
-        cache.wait_in_sync(Deadline(20))
+        follower = Follower(client, ("/t/",)).start()
+        follower.wait_in_sync(Deadline(20))
         (member,) = cluster.members
         member.kill()
         cluster.restart(member)
         client.put("/t/b", b"1", Deadline(20))
-        cache.wait_for(lambda c: c.in_sync and c.get("/t/b") and c.get("/t/a"), Deadline(20), "both keys")
-        cache.close()
+        follower.wait_for(lambda f: f.in_sync and f.get("/t/b") and f.get("/t/a"), Deadline(20), "both keys")
+        follower.close()
         client.close()
 
 
 def test_etcd_that_lost_its_data(tmp_path: Path) -> None:
-    """An etcd that comes back empty, its revisions starting anew: the cache hears that everything is gone."""
+    """An etcd that comes back empty, its revisions starting anew: the watch hears that everything is gone."""
     with etcd_cluster(tmp_path) as cluster:
         client = connect(cluster.endpoints)
         for number in range(20):
             client.put(f"/t/{number}", b"1", Deadline(20))
-        cache = Cache(client, ("/t/",)).start()
-        cache.wait_in_sync(Deadline(20))
+        follower = Follower(client, ("/t/",)).start()
+        follower.wait_in_sync(Deadline(20))
         (member,) = cluster.members
         member.kill()
         shutil.rmtree(member.data_dir)
@@ -69,8 +69,8 @@ def test_etcd_that_lost_its_data(tmp_path: Path) -> None:
         wait_ready(cluster.endpoints)
         client.put("/t/new", b"1", Deadline(20))
         wanted = ["/t/new"]
-        cache.wait_for(lambda c: [item.key for item in c.items("/t/")] == wanted, Deadline(20), "the new content")
-        cache.close()
+        follower.wait_for(lambda f: [item.key for item in f.items()] == wanted, Deadline(20), "the new content")
+        follower.close()
         client.close()
 
 
@@ -87,17 +87,17 @@ def test_hung_single_endpoint_ends_in_time(tmp_path: Path) -> None:
     """SIGSTOP of the only etcd: calls end by their deadline, the watch is declared broken within some seconds."""
     with etcd_cluster(tmp_path) as cluster:
         client = connect(cluster.endpoints)
-        cache = Cache(client, ("/t/",)).start()
-        cache.wait_in_sync(Deadline(20))
+        follower = Follower(client, ("/t/",)).start()
+        follower.wait_in_sync(Deadline(20))
         (member,) = cluster.members
         member.freeze()
         started = time.monotonic()
         over = Deadline(30)
-        while cache.in_sync and not over.expired():
+        while follower.in_sync and not over.expired():
             time.sleep(0.05)
         assert time.monotonic() - started < 15
         member.thaw()
         client.put("/t/a", b"1", Deadline(20))
-        cache.wait_for(lambda c: c.in_sync and c.get("/t/a"), Deadline(20), "the write")
-        cache.close()
+        follower.wait_for(lambda f: f.in_sync and f.get("/t/a"), Deadline(20), "the write")
+        follower.close()
         client.close()

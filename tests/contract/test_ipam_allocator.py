@@ -13,10 +13,11 @@ from typing import Any, Callable, Iterator, Mapping
 import pytest
 from msgspec.structs import replace
 
-from calico_plugin.datastore.cache import Cache
 from calico_plugin.datastore.etcd import EtcdKV, connect
 from calico_plugin.datastore.kv import Put
+from calico_plugin.datastore.watch import Watch
 from calico_plugin.deadline import Deadline
+from calico_plugin.driver.view import View
 from calico_plugin.errors import (
     AlreadyExists,
     CalicoError,
@@ -31,7 +32,6 @@ from calico_plugin.errors import (
 from calico_plugin.ipam import Allocator, DirectView, Inputs, NodeView, Release
 from calico_plugin.ipam import block as arithmetic
 from calico_plugin.ipam import set_config
-from calico_plugin.ipam.view import CachedView
 from calico_plugin.model import codec, keys
 from calico_plugin.model.ipam import Affinity, Block, Handle, IPAMConfig
 from calico_plugin.policy.selector import parse
@@ -114,11 +114,16 @@ def cluster(kv: EtcdKV) -> EtcdKV:
 
 
 @pytest.fixture
-def view(cluster: EtcdKV) -> Iterator[CachedView]:
-    cache = Cache(cluster, CachedView.PREFIXES).start()
-    cache.wait_in_sync(soon())
-    yield CachedView(cache)
-    cache.close()
+def view(cluster: EtcdKV) -> Iterator[View]:
+    """As the driver of dock-a has it."""
+    view = View("dock-a")
+    watch = Watch(cluster, view.prefixes)
+    thread = threading.Thread(target=view.follow, args=(watch,))
+    thread.start()
+    view.wait_synced(soon())
+    yield view
+    watch.close()
+    thread.join()
 
 
 def texts(addresses: Any) -> list[str]:
@@ -126,7 +131,7 @@ def texts(addresses: Any) -> list[str]:
 
 
 class TestRoundTrips:
-    def test_one_commit_gives_and_one_takes(self, cluster: EtcdKV, view: CachedView) -> None:
+    def test_one_commit_gives_and_one_takes(self, cluster: EtcdKV, view: View) -> None:
         """In the hot path nothing is read: block and handle change in one transaction."""
         counting = Counting(cluster)
         allocator = Allocator(counting, selects, view, start=first)  # type: ignore[arg-type]
@@ -140,7 +145,7 @@ class TestRoundTrips:
         assert cluster.get(keys.handle("h1"), soon()) is None
         assert block_of(cluster).unallocated[-1] == 1
 
-    def test_a_new_block_is_claimed_with_its_first_address(self, cluster: EtcdKV, view: CachedView) -> None:
+    def test_a_new_block_is_claimed_with_its_first_address(self, cluster: EtcdKV, view: View) -> None:
         """Affinity, block, handle and address come into being together."""
         counting = Counting(cluster)
         allocator = Allocator(counting, selects, view, start=first)  # type: ignore[arg-type]
@@ -152,7 +157,7 @@ class TestRoundTrips:
         assert len({item.revision for item in items if item}) == 1
         assert codec.decode(Affinity, "", items[0].value if items[0] else b"").state == "confirmed"
 
-    def test_requests_that_arrive_together_share_a_commit(self, cluster: EtcdKV, view: CachedView) -> None:
+    def test_requests_that_arrive_together_share_a_commit(self, cluster: EtcdKV, view: View) -> None:
         """Sixteen callers need far fewer than sixteen commits; assigns and releases go together."""
         counting = Counting(cluster)
         allocator = Allocator(counting, selects, view, start=first)  # type: ignore[arg-type]
@@ -182,7 +187,7 @@ class TestRoundTrips:
         assert in_use(cluster) == 16
         assert arithmetic.problems(block_of(cluster), 16) == []
 
-    def test_borrowing_in_a_full_pool_does_not_read_it_each_time(self, cluster: EtcdKV, view: CachedView) -> None:
+    def test_borrowing_in_a_full_pool_does_not_read_it_each_time(self, cluster: EtcdKV, view: View) -> None:
         """Where free addresses were seen is remembered: two more borrowed addresses are two commits and no list."""
         Allocator(cluster, selects).claim_affinity("dock-b", "10.50.0.0/26", soon())
         counting = Counting(cluster)
@@ -193,7 +198,7 @@ class TestRoundTrips:
             allocator.auto_assign("dock-a", deadline=soon())
         assert counting.calls == {"commit": 2}
 
-    def test_a_pool_full_of_other_hosts_blocks_is_not_read(self, cluster: EtcdKV, view: CachedView) -> None:
+    def test_a_pool_full_of_other_hosts_blocks_is_not_read(self, cluster: EtcdKV, view: View) -> None:
         """Over 1,000 foreign blocks: free ones are found by one listing of keys, however many are needed later."""
         put(cluster, "IPPool", "big", {"cidr": "10.60.0.0/16", "blockSize": 26})
         cidrs = [f"10.60.{n // 4}.{n % 4 * 64}/26" for n in range(1000)]
@@ -209,7 +214,7 @@ class TestRoundTrips:
         # One listing of keys, and one of the host's own affinities at the start and before each claim.
         assert counting.calls["commit"] == 5 and counting.calls["list"] <= 7
 
-    def test_a_refused_claim_leaves_its_blocks_to_be_claimed(self, cluster: EtcdKV, view: CachedView) -> None:
+    def test_a_refused_claim_leaves_its_blocks_to_be_claimed(self, cluster: EtcdKV, view: View) -> None:
         """A request that was too large does not make the next one borrow."""
         allocator = Allocator(cluster, selects, view, start=first, scan_seconds=60)
         allocator.auto_assign("dock-b", deadline=soon())
@@ -217,7 +222,7 @@ class TestRoundTrips:
             allocator.auto_assign("dock-a", 64, deadline=soon())
         assert texts(allocator.auto_assign("dock-a", deadline=soon()).addresses) == ["10.50.0.16/28"]
 
-    def test_a_lost_race_costs_one_more_commit_and_no_read(self, cluster: EtcdKV, view: CachedView) -> None:
+    def test_a_lost_race_costs_one_more_commit_and_no_read(self, cluster: EtcdKV, view: View) -> None:
         """The failed transaction brings what is stored now."""
         counting = Counting(cluster)
         allocator = Allocator(counting, selects, view, start=first)  # type: ignore[arg-type]
@@ -231,7 +236,7 @@ class TestRoundTrips:
 class TestMemory:
     """What a process remembers of blocks is never the reason of a refusal."""
 
-    def test_room_made_by_others(self, cluster: EtcdKV, view: CachedView) -> None:
+    def test_room_made_by_others(self, cluster: EtcdKV, view: View) -> None:
         """Addresses that other processes have freed since, in own and in others' blocks, are found before a request
         fails.
         """
@@ -245,7 +250,7 @@ class TestMemory:
             other.release([address], soon())
             assert texts(allocator.auto_assign("dock-a", deadline=soon()).addresses) == [f"{address}/28"]
 
-    def test_blocks_let_go_by_others(self, cluster: EtcdKV, view: CachedView) -> None:
+    def test_blocks_let_go_by_others(self, cluster: EtcdKV, view: View) -> None:
         """A block that is unclaimed by now is claimed, not borrowed from or missed."""
         other = Allocator(cluster, selects, start=first)
         other.claim_affinity("dock-b", "10.50.0.0/26", soon())
@@ -258,7 +263,7 @@ class TestMemory:
         assert texts(allocator.auto_assign("dock-a", deadline=soon()).addresses) == ["10.50.0.0/28"]
         assert block_of(cluster).affinity == "host:dock-a"
 
-    def test_claims_made_and_ended_by_others(self, cluster: EtcdKV, view: CachedView) -> None:
+    def test_claims_made_and_ended_by_others(self, cluster: EtcdKV, view: View) -> None:
         """Blocks are claimed and let go as they are stored, not as they were when this process last looked."""
         allocator, other = Allocator(cluster, selects, view, start=first), Allocator(cluster, selects, start=first)
         allocator.claim_affinity("dock-a", "10.50.0.0/27", soon())
@@ -491,12 +496,12 @@ class TestTaking:
         assert block_of(cluster, "10.50.0.32/28").affinity is None
 
     @pytest.mark.parametrize("host", ["dock-a", "dock-b"], ids=["own block", "borrowed"])
-    def test_a_rested_address_is_given_again(self, cluster: EtcdKV, view: CachedView, host: str) -> None:
+    def test_a_rested_address_is_given_again(self, cluster: EtcdKV, host: str) -> None:
         """With a cooldown a released address is left alone until it has rested, also by one that remembers the block.
         """
         put(cluster, "IPPool", "web", {"cidr": "10.50.0.0/28", "blockSize": 28})
         set_config(cluster, IPAMConfig(auto_allocate_blocks=True, ip_cooldown_seconds=600), soon())
-        allocator = Allocator(cluster, selects, view, start=first, scan_seconds=0)
+        allocator = Allocator(cluster, selects, start=first, scan_seconds=0)
         allocator.auto_assign("dock-a", 16, deadline=soon())
         allocator.release(["10.50.0.3"], soon())
         with pytest.raises(PoolExhausted):

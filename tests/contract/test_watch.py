@@ -1,4 +1,4 @@
-"""What every KV's watch does: order, whole revisions, resumption, compaction, close."""
+"""What every KV's watch does: order, whole revisions, resumption, compaction, close; and Watch upon it."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from typing import Callable, Iterator
 import pytest
 
 from calico_plugin.datastore.kv import KV, Change, Delete, Put, WatchStream
+from calico_plugin.datastore.watch import Changes, Listed, Watch
 from calico_plugin.deadline import Deadline
 from calico_plugin.errors import Compacted
 
@@ -160,3 +161,30 @@ def test_many_changes_arrive_all(any_kv: KV, soon: Soon) -> None:
         seen.extend(change.revision for change in next(it))
     stream.close()
     assert seen == written
+
+
+def test_watch_lists_then_follows(any_kv: KV, soon: Soon) -> None:
+    """First everything at one revision, then the stream in force, then what changes."""
+    any_kv.put("/a/1", b"x", soon())
+    any_kv.put("/b/1", b"x", soon())
+    any_kv.put("/c/1", b"x", soon())
+    watch = Watch(any_kv, ("/a/", "/b/"))
+    events = iter(watch)
+    listed = next(events)
+    assert isinstance(listed, Listed)
+    assert {prefix: [item.key for item in items] for prefix, items in listed.items.items()} == {
+        "/a/": ["/a/1"],
+        "/b/": ["/b/1"],
+    }
+    assert next(events) == Changes(())
+    any_kv.delete("/b/1", soon())
+    change = next(events)
+    assert isinstance(change, Changes) and [(x.key, x.item) for x in change.changes] == [("/b/1", None)]
+    watch.close()
+    assert list(events) == []
+
+
+def test_watch_refuses_overlapping_prefixes(any_kv: KV) -> None:
+    """A key belongs to one prefix."""
+    with pytest.raises(ValueError, match="overlap"):
+        Watch(any_kv, ("/a/", "/b/", "/a/x/"))
