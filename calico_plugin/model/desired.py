@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from enum import Enum
-from typing import Mapping
+from typing import AbstractSet, Mapping
 
 
 class SetType(Enum):
@@ -33,7 +33,7 @@ class AddressSet:
 
     name: str
     type: SetType
-    members: frozenset[str] = frozenset()
+    members: AbstractSet[str] = frozenset()
     interval: bool = False
 
 

@@ -6,7 +6,7 @@ counted, so that one leaving does not take the other's address away (policy 2.6,
 
 from __future__ import annotations
 
-from collections import Counter, defaultdict
+from collections import defaultdict
 from dataclasses import dataclass
 from functools import lru_cache
 from ipaddress import ip_network
@@ -14,6 +14,7 @@ from typing import Iterable, Mapping
 
 from calico_plugin.model.desired import AddressSet, SetType
 from calico_plugin.model.keys import ResourceKey
+from calico_plugin.model.members import Members
 from calico_plugin.policy.index import LabelIndex
 from calico_plugin.policy.rules import FAMILIES, Network, SetSpec, User, disjoint, member
 from calico_plugin.policy.selector import Labels
@@ -56,46 +57,69 @@ def contribution(cidrs: Iterable[str], ports: tuple[tuple[str, int, int], ...] =
     return Contribution({family: tuple(texts) for family, texts in found.items()}, ports)
 
 
+class _Counted:
+    """Members of one family, each as long as somebody brings it; `built` as they were when last asked for."""
+
+    def __init__(self) -> None:
+        self._built = Members()
+        self._came: set[str] = set()
+        self._went: set[str] = set()
+        # Members that several objects bring: how many besides the first.
+        self._more: dict[str, int] = {}
+        self.prefixes = 0
+
+    def __contains__(self, text: str) -> bool:
+        return text in self._came or text in self._built and text not in self._went
+
+    def add(self, text: str) -> bool:
+        """Whether the member is new."""
+        if text in self:
+            self._more[text] = self._more.get(text, 0) + 1
+            return False
+        self._came.add(text)
+        self._went.discard(text)
+        self.prefixes += "/" in text
+        return True
+
+    def take(self, text: str) -> bool:
+        """Whether the member is gone now."""
+        more = self._more.pop(text, 0)
+        if more:
+            if more > 1:
+                self._more[text] = more - 1
+            return False
+        self._came.discard(text)
+        self._went.add(text)
+        self.prefixes -= "/" in text
+        return True
+
+    def build(self) -> Members:
+        self._built = self._built.changed(self._came, self._went)
+        self._came, self._went = set(), set()
+        return self._built
+
+
 class _Live:
-    """One set spec in use: who uses it, and its counted members."""
+    """One set spec in use: who uses it, and its members."""
 
     def __init__(self, spec: SetSpec) -> None:
         self.spec = spec
         self.users: set[User] = set()
-        self.counts: dict[int, Counter[str]] = {4: Counter(), 6: Counter()}
-        self.prefixes = {4: 0, 6: 0}
-
-    def add(self, family: int, text: str) -> bool:
-        """Whether the member is new."""
-        counts = self.counts[family]
-        counts[text] += 1
-        if counts[text] > 1:
-            return False
-        self.prefixes[family] += "/" in text
-        return True
-
-    def take(self, family: int, text: str) -> bool:
-        """Whether the member is gone now."""
-        counts = self.counts[family]
-        counts[text] -= 1
-        if counts[text]:
-            return False
-        del counts[text]
-        self.prefixes[family] -= "/" in text
-        return True
+        self.members = {family: _Counted() for family in FAMILIES}
 
     def name(self, family: int) -> str:
         """The kind of the set is part of its name: another kind is another set (policy 5.4)."""
-        letter = "n" if self.spec.port_name else "i" if self.prefixes[family] else "s"
+        letter = "n" if self.spec.port_name else "i" if self.members[family].prefixes else "s"
         return f"{letter}{family}-{self.spec.id[2:]}"
 
     def build(self, family: int) -> AddressSet:
+        counted = self.members[family]
         if self.spec.port_name:
-            return AddressSet(self.name(family), SetType[f"IPV{family}_PORT"], frozenset(self.counts[family]))
+            return AddressSet(self.name(family), SetType[f"IPV{family}_PORT"], counted.build())
         kind = SetType[f"IPV{family}"]
-        if not self.prefixes[family]:
-            return AddressSet(self.name(family), kind, frozenset(self.counts[family]))
-        return AddressSet(self.name(family), kind, without_covered(self.counts[family]), interval=True)
+        if not counted.prefixes:
+            return AddressSet(self.name(family), kind, counted.build())
+        return AddressSet(self.name(family), kind, without_covered(counted.build()), interval=True)
 
 
 def without_covered(texts: Iterable[str]) -> frozenset[str]:
@@ -190,7 +214,8 @@ class MemberSets:
     def _change(self, live: _Live, old: Contribution | None, new: Contribution | None) -> None:
         """Add before taking, so that a member that stays is never seen leaving."""
         for family in FAMILIES:
-            changed = [live.add(family, text) for text in (new.of(live.spec, family) if new else ())]
-            changed += [live.take(family, text) for text in (old.of(live.spec, family) if old else ())]
+            members = live.members[family]
+            changed = [members.add(text) for text in (new.of(live.spec, family) if new else ())]
+            changed += [members.take(text) for text in (old.of(live.spec, family) if old else ())]
             if any(changed):
                 self._dirty.add((live.spec.id, family))
