@@ -21,8 +21,8 @@ from calico_plugin.node.services import STARTED
 
 NAME = "calico-node"
 _CERTS = "/etc/calico/certs"
-# Paths of the host mean nothing inside, where the defaults are right; the rest is given on its own.
-_LEFT_OUT = frozenset(
+# Paths of the host mean nothing inside, where the defaults are right, nor those of inside on the host.
+PATHS = frozenset(
     "CALICO_RUN_DIR CALICO_LIB_DIR CALICO_LOG_DIR CALICO_PLUGIN_DIR CALICO_NODENAME_FILE CALICO_HOST_PLUGIN_DIR "
     "CALICO_SECRETS_DIR CALICO_MANAGED_PLUGIN DOCKER_HOST HOSTNAME".split()
 )
@@ -71,7 +71,7 @@ def plan(
     environment = {
         name: environ[name]
         for name in known
-        if environ.get(name) and name not in _LEFT_OUT and not name.startswith(("ETCD_", "CALICO_ETCD_", "DATASTORE_"))
+        if environ.get(name) and name not in PATHS and not name.startswith(("ETCD_", "CALICO_ETCD_", "DATASTORE_"))
     }
     environment.setdefault("CALICO_NETWORKING_BACKEND", "bird")
     environment.setdefault("CALICO_LIBNETWORK_ENABLED", "true")

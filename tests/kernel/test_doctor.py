@@ -223,7 +223,7 @@ def test_address_that_the_host_does_not_have(node: CalicoNode) -> None:
     with mended(node, "node"):
         patch = '{"spec":{"bgp":{"ipv4Address":"%s/24"}}}'
         node.ctl("patch", "node", "host1", "-p", patch % "172.20.62.77")
-        expect(node, "node", "fail", "172.20.62.77", "--ip=autodetect")
+        expect(node, "node", "fail", "172.20.62.77", "IP=autodetect")
         node.ctl("patch", "node", "host1", "-p", patch % "172.20.62.110")
 
 

@@ -92,6 +92,28 @@ def test_health_check(hosts):
     wait_for("health", ready, 40, 1)
 
 
+def doctor(machine, node, *command: str) -> list[dict[str, str]]:
+    """What the doctor finds wrong; the form of calico-node must be told."""
+    said = machine.run(*command, "calicoctl", "doctor", "-o", "json", env=node.environment(), check=False).stdout
+    found = json.loads(said[said.index("["):])
+    assert [one["summary"] for one in found if one["check"] == "calico-node"][0].startswith("runs as a container"), said
+    return [one for one in found if one["level"] in ("warn", "fail")]
+
+
+def test_doctor(hosts):
+    """It looks at a calico-node in a container, from the host and from inside, and says what to type for that form."""
+    machine, node = hosts["host1"], hosts.node("host1")
+    inside = ("docker", "exec", "calico-node")
+    wait_for("no problem", lambda: doctor(machine, node) == [], 30)
+    assert doctor(machine, node, *inside) == []
+    machine.run(*inside, "s6-svc", "-wD", "-d", "/var/run/calico/s6/calico-driver")
+    for command in ((), inside):
+        (found,) = doctor(machine, node, *command)
+        assert found["check"] == "driver" and found["command"].startswith("docker restart calico-node; ")
+    machine.run(*inside, "s6-svc", "-u", "/var/run/calico/s6/calico-driver")
+    wait_for("no problem", lambda: doctor(machine, node) == [], 30)
+
+
 def test_started_again_while_traffic_flows(hosts):
     """`node run` removes the running container and starts anew; a stream does not notice."""
     one, other = (Container(hosts[host], name) for host, name in (("host1", "image-a"), ("host2", "image-b")))

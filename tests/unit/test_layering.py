@@ -22,12 +22,13 @@ ALLOWED: dict[str, frozenset[str]] = {
         "observe": "errors",
         "datastore": "model errors observe deadline",
         "policy": "model errors",
+        "naming": "model",
         "dataplane": "model errors observe deadline",
         "routing": "model errors observe deadline",
         "ipam": "model datastore errors observe deadline",
         # The driver makes veth pairs, because Docker needs them before Join returns; rules and routes are the agent's.
         "driver": "model datastore ipam dataplane.veth dataplane.netlink errors observe deadline",
-        "agent": "model datastore policy dataplane routing errors observe deadline",
+        "agent": "model datastore policy naming dataplane routing errors observe deadline",
         # Start-up prepares the host (modules, sysctls) and `reset` takes away what the parts have left behind.
         "node": "config model datastore ipam dataplane routing policy.selector errors observe deadline",
         "cli": "model datastore ipam policy routing.birdc errors observe deadline",
@@ -52,7 +53,7 @@ EXTRA: dict[str, frozenset[str]] = {
         "cli.doctor.context": "config node routing.apply",
         # Counters and logged packets of this host's table.
         "cli.policy.host": "config dataplane",
-        "cli.doctor.probes": "config node.ready dataplane",
+        "cli.doctor.probes": "config node.ready node.leftovers dataplane",
     }.items()
 }
 
@@ -67,12 +68,13 @@ CLIENTS: dict[str, frozenset[str]] = {
     "docker": frozenset({"agent.docker_api"}),
     "requests": frozenset({"agent.docker_api"}),
     "jinja2": frozenset({"routing"}),
+    "dns": frozenset({"naming.answers"}),
     "click": frozenset({"cli"}),
     "yaml": frozenset({"cli"}),
     "prometheus_client": frozenset({"observe"}),
 }
 
-PURE = ("model", "policy", "errors", "deadline")
+PURE = ("model", "policy", "naming", "errors", "deadline")
 IO_MODULES = frozenset({"socket", "subprocess", "threading", "asyncio", "select", "ssl", "http", "requests"})
 
 

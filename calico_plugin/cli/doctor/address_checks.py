@@ -134,7 +134,7 @@ def workloads(context: Context) -> Iterable[Finding]:
             if reached.get(ip_network(network)) != spec.interface_name:
                 broken += 1
                 meaning = "Its container cannot be reached."
-                command = "calico-agent puts it back within seconds when it runs: calicoctl node run"
+                command = f"calico-agent puts it back within seconds when it runs: {context.start}"
                 summary = f"{endpoint}: there is no route {network} dev {spec.interface_name}"
                 yield Finding("endpoints", Level.FAIL, summary, meaning, command)
     if not broken:

@@ -101,7 +101,7 @@ def datastore_lock(context: Context) -> Iterable[Finding]:
     stored = context.cluster
     if stored is None:
         meaning = "No calico-node has ever started with this etcd; perhaps it is the wrong one."
-        yield Finding("lock", Level.FAIL, "etcd holds nothing of Calico", meaning, "calicoctl node run")
+        yield Finding("lock", Level.FAIL, "etcd holds nothing of Calico", meaning, context.start)
     elif stored.value.spec.datastore_ready is False:
         meaning = "Agents make no change until it is unlocked: new containers wait for their policy in vain."
         yield Finding("lock", Level.FAIL, "the datastore is locked", meaning, "calicoctl datastore migrate unlock")

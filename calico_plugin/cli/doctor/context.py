@@ -6,8 +6,10 @@ import os
 import time
 from dataclasses import replace
 from datetime import datetime, timezone
+from enum import Enum
 from functools import cached_property
 from typing import Any, Mapping, TypeVar
+from urllib.parse import quote
 
 import msgspec
 
@@ -16,7 +18,7 @@ from calico_plugin.cli.doctor import probes
 from calico_plugin.cli.session import Session
 from calico_plugin.config import DatastoreSettings, Settings
 from calico_plugin.deadline import Deadline
-from calico_plugin.errors import CalicoError, RoutingError
+from calico_plugin.errors import CalicoError, DockerError, RoutingError
 from calico_plugin.ipam.audit import Audit
 from calico_plugin.model import duration, keys
 from calico_plugin.model.codec import Invalid, Stored
@@ -29,7 +31,7 @@ from calico_plugin.model.resources import (
     Node,
     WorkloadEndpoint,
 )
-from calico_plugin.node import leftovers, lock, ready, report
+from calico_plugin.node import container, leftovers, lock, ready, report
 from calico_plugin.node.addresses import node_addresses
 from calico_plugin.node.interfaces import Interface, read_interfaces
 from calico_plugin.node.report import Row
@@ -41,6 +43,26 @@ SECONDS = 4.0
 _OURS = ("CALICO_", "FELIX_", "ETCD_", "IP", "AS", "NODENAME", "NO_DEFAULT_POOLS")
 AGENT_LOCK = "agent.lock"
 BGP_PORT = 179
+
+
+class Form(Enum):
+    """How calico-node runs on a host."""
+
+    PROCESS = "process of the host"
+    CONTAINER = "container"
+    PLUGIN = "managed plugin"
+
+
+_START = {
+    Form.PROCESS: "calicoctl node run",
+    Form.CONTAINER: "docker restart calico-node",
+    Form.PLUGIN: "docker plugin disable -f calico; docker plugin enable calico",
+}
+_CONTAINER_QUERY = "/containers/json?all=1&filters=" + quote('{"name": ["^/calico-node$"]}')
+
+
+def _is_our_plugin(plugin: dict[str, Any]) -> bool:
+    return "CALICO_MANAGED_PLUGIN=true" in ((plugin.get("Settings") or {}).get("Env") or ())
 
 
 class Context:
@@ -78,9 +100,35 @@ class Context:
 
     @cached_property
     def node_environment(self) -> dict[str, str]:
-        """Settings in the environment of the running calico-node."""
+        """Settings in the environment of the running calico-node, as far as they mean something out here."""
         found = leftovers.environment(self.node_pid) if self.node_pid else {}
-        return {name: value for name, value in found.items() if name.startswith(_OURS)}
+        without = container.PATHS if self.node_pid and leftovers.elsewhere(self.node_pid) else ()
+        return {name: value for name, value in found.items() if name.startswith(_OURS) and name not in without}
+
+    @cached_property
+    def form(self) -> Form:
+        """How calico-node runs on this host, or ran when it was last seen."""
+        if self.node_pid and leftovers.environment(self.node_pid).get("CALICO_MANAGED_PLUGIN") == "true":
+            return Form.PLUGIN
+        if self.node_pid is not None:
+            return Form.CONTAINER if not self.node_pid or probes.contained(self.node_pid) else Form.PROCESS
+        try:
+            if self.docker(_CONTAINER_QUERY):
+                return Form.CONTAINER
+            return Form.PLUGIN if any(map(_is_our_plugin, self.docker("/plugins"))) else Form.PROCESS
+        except DockerError:
+            return Form.PROCESS
+
+    @property
+    def start(self) -> str:
+        """The command that starts calico-node, or starts it again."""
+        return _START[self.form]
+
+    def log_of(self, part: str) -> str:
+        """The command that shows what a part has logged last."""
+        if self.form is Form.PLUGIN:
+            return f"journalctl -u docker | grep {part}"
+        return f"tail {self.settings.log_dir}/{part}/current"
 
     @property
     def name(self) -> str:

@@ -50,13 +50,15 @@ def networks(context: Context) -> Iterable[Finding]:
         yield Finding("networks", Level.SKIP, "Docker cannot be asked")
         return
     known = None if context.etcd_fault else context.networks()
-    faults = [fault for network in ours for fault in _faults(network, store, known)]
+    faults = [fault for network in ours for fault in _faults(network, store, known, context.start)]
     yield from faults
     if not faults:
         yield Finding("networks", Level.OK, f"{len(ours)} networks of driver {_DRIVER}")
 
 
-def _faults(network: dict[str, Any], store: bool, known: dict[str, str] | None) -> Iterable[Finding]:
+def _faults(
+    network: dict[str, Any], store: bool, known: dict[str, str] | None, start: str
+) -> Iterable[Finding]:
     name, ipam = network.get("Name", "?"), (network.get("IPAM") or {}).get("Driver", "")
     again = f"docker network rm {name}; docker network create --driver calico --ipam-driver calico-ipam {name}"
     if ipam.partition(":")[0] not in (_IPAM, _DRIVER):
@@ -68,4 +70,4 @@ def _faults(network: dict[str, Any], store: bool, known: dict[str, str] | None) 
         yield Finding("networks", Level.WARN, summary, meaning, again)
     if known is not None and network.get("Id") not in known:
         meaning = "calico-agent writes it within 30 s; until then no container starts on it."
-        yield Finding("networks", Level.WARN, f"network {name} is not recorded in etcd", meaning, "calicoctl node run")
+        yield Finding("networks", Level.WARN, f"network {name} is not recorded in etcd", meaning, start)

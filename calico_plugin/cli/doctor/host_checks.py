@@ -61,8 +61,7 @@ def forward_policy(context: Context) -> Iterable[Finding]:
     for gap in gaps:
         meaning = "This filter drops packets of containers before policy sees them."
         command = (
-            f"iptables -S FORWARD shows it; calico-agent puts its rules for {INTERFACE_PREFIX}* back: calicoctl "
-            "node run"
+            f"iptables -S FORWARD shows it; calico-agent puts its rules for {INTERFACE_PREFIX}* back: {context.start}"
         )
         yield Finding("firewall", Level.FAIL, f"no accept rules for containers in {gap}", meaning, command)
     if not gaps:
@@ -144,7 +143,7 @@ def identity(context: Context) -> Iterable[Finding]:
         known = ", ".join(sorted(node.name for node in context.nodes)) or "none"
         meaning = "Other hosts do not know this one: there are no routes to its containers."
         summary = f"Node({context.name}) does not exist; nodes: {known}"
-        yield Finding("node", Level.FAIL, summary, meaning, "calicoctl node run (with --name if it has another)")
+        yield Finding("node", Level.FAIL, summary, meaning, f"{context.start} (NODENAME, if it has another name)")
         return
     yield from _addresses(context)
 
@@ -155,7 +154,7 @@ def _addresses(context: Context) -> Iterable[Finding]:
     lost = [address for address in mine if not context.carrier(address)]
     for address in lost:
         meaning = "Other hosts send packets for this host's containers to an address that it does not have."
-        command = "calicoctl node run --ip=autodetect, or give the address back to its link"
+        command = f"{context.start} with IP=autodetect, or give the address back to its link"
         yield Finding("node", Level.FAIL, f"address {address} is on no link of this host", meaning, command)
     others = [node for node in context.nodes if node.name != context.name]
     twins = [(node, address) for node in others for address in context.bgp_addresses(node) if address in mine]

@@ -26,6 +26,7 @@ from calico_plugin.config import DatastoreSettings
 from calico_plugin.dataplane import forwarding, sysctl
 from calico_plugin.dataplane.netlink import dump, iproute
 from calico_plugin.errors import DockerError
+from calico_plugin.node import leftovers
 from calico_plugin.node.ready import UnixConnection
 
 SECONDS = 2.0
@@ -104,6 +105,11 @@ def locked(path: Path) -> bool:
         return True
     finally:
         os.close(descriptor)
+
+
+def contained(pid: int, root: Path = Path("/")) -> bool:
+    """Whether a process is in a container of Docker's, seen from its host or from inside."""
+    return leftovers.elsewhere(pid) or (root / ".dockerenv").exists()
 
 
 def page(host: str, port: int, path: str) -> tuple[int, str]:

@@ -11,19 +11,19 @@ from calico_plugin.errors import RoutingError
 from calico_plugin.model.names import NFT_TABLE
 
 IN_SYNC = 3.0
-_LOGS = "/var/log/calico"
 
 
 def calico_node(context: Context) -> Iterable[Finding]:
     """The process that keeps the others running."""
     if context.node_pid is not None:
-        yield Finding("calico-node", Level.OK, f"runs as process {context.node_pid or 'of a container'}")
+        where = f", process {context.node_pid}" if context.node_pid else ""
+        yield Finding("calico-node", Level.OK, f"runs as a {context.form.value}{where}")
     elif context.node_runs:
         meaning = "Its parts go on, but one that dies is not looked after, and nothing notices a new address."
-        yield Finding("calico-node", Level.FAIL, "was killed; its parts still run", meaning, "calicoctl node run")
+        yield Finding("calico-node", Level.FAIL, "was killed; its parts still run", meaning, context.start)
     else:
         meaning = "Running containers keep their connections; new ones cannot be started on Calico's networks."
-        yield Finding("calico-node", Level.FAIL, "does not run on this host", meaning, "calicoctl node run")
+        yield Finding("calico-node", Level.FAIL, "does not run on this host", meaning, context.start)
 
 
 def driver(context: Context) -> Iterable[Finding]:
@@ -39,7 +39,7 @@ def driver(context: Context) -> Iterable[Finding]:
         'docker run fails on Calico\'s networks, after 15 s with `plugin "calico" not found` where there is no '
         'socket.'
     )
-    command = f"calicoctl node run; why it died: tail {_LOGS}/calico-driver/current"
+    command = f"{context.start}; why it died: {context.log_of('calico-driver')}"
     yield Finding("driver", Level.FAIL, f"does not answer: {fault}", meaning, command)
 
 
@@ -52,7 +52,7 @@ def agent(context: Context) -> Iterable[Finding]:
         meaning = (
             "Running containers keep their routes and policy; new ones fail, and changes of policy do nothing here."
         )
-        command = f"calicoctl node run; why it died: tail {_LOGS}/calico-agent/current"
+        command = f"{context.start}; why it died: {context.log_of('calico-agent')}"
         yield Finding("agent", Level.FAIL, "calico-agent does not run", meaning, command)
         return
     yield from _readiness(context)
@@ -71,7 +71,7 @@ def _readiness(context: Context) -> Iterable[Finding]:
     bad = [line for line in text.splitlines()[1:] if "non-" in line or "timed out" in line]
     summary = "; ".join(" ".join(line.split()) for line in bad) or text.strip() or f"status {status}"
     meaning = "Policy and routes of new containers are not in place, so that they are not started."
-    yield Finding("agent", Level.FAIL, f"not ready: {summary}", meaning, f"tail {_LOGS}/calico-agent/current")
+    yield Finding("agent", Level.FAIL, f"not ready: {summary}", meaning, context.log_of("calico-agent"))
 
 
 def _sync(context: Context) -> Iterable[Finding]:
@@ -94,7 +94,7 @@ def policy_table(context: Context) -> Iterable[Finding]:
         yield Finding("policy", Level.OK, f"nftables has table inet {NFT_TABLE}")
     else:
         meaning = "No policy is in force on this host."
-        yield Finding("policy", Level.FAIL, f"nftables has no table inet {NFT_TABLE}", meaning, "calicoctl node run")
+        yield Finding("policy", Level.FAIL, f"nftables has no table inet {NFT_TABLE}", meaning, context.start)
 
 
 def bird(context: Context) -> Iterable[Finding]:
@@ -109,14 +109,14 @@ def bird(context: Context) -> Iterable[Finding]:
             "Routes of other hosts stay for now, but no change is learned, and others forget this host's after "
             "minutes."
         )
-        command = f"calicoctl node run; why it died: tail {_LOGS}/bird/current"
+        command = f"{context.start}; why it died: {context.log_of('bird')}"
         yield Finding("bird", Level.FAIL, str(error), meaning, command)
         return
     refused = context.metrics.get("calico_bird_config_refused", 0.0) > 0
     left_out = [name.partition('"')[2].rpartition('"')[0] for name in _left_out(context)]
     if refused:
         meaning = "BIRD goes on with the last good configuration; changes of peers have no effect."
-        command = f"calicoctl node status, and tail {_LOGS}/calico-agent/current name the object"
+        command = f"calicoctl node status, and {context.log_of('calico-agent')} name the object"
         yield Finding("bird", Level.FAIL, "BIRD refuses what the cluster says", meaning, command)
     for what in left_out:
         meaning, command = "It is ignored, so that the others work.", "calicoctl validate -f the manifest it is from"
