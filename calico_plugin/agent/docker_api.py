@@ -9,7 +9,7 @@ from __future__ import annotations
 import socket
 from dataclasses import dataclass
 from http import HTTPStatus
-from typing import Any, Callable, Iterator, Mapping, TypeVar
+from typing import Any, Callable, Iterable, Iterator, Mapping, TypeVar
 
 import docker
 import requests
@@ -49,11 +49,12 @@ class DockerNetwork:
 
 @dataclass(frozen=True, slots=True)
 class Container:
-    """A running container: its labels, and its endpoints as network name -> endpoint id."""
+    """A container: its labels, and its endpoints as network name -> endpoint id."""
 
     id: str
     labels: Mapping[str, str]
     endpoints: Mapping[str, str]
+    name: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,6 +136,24 @@ class DockerApi:
         """Running containers, or the one with this id."""
         filters = {"id": container_id} if container_id else {}
         return tuple(_container(one) for one in _mapped(lambda: self._client.containers(filters=filters)))
+
+    def containers_named(self, wanted: Iterable[str]) -> tuple[Container, ...]:
+        """Of these names, running or not; also such as are just being started."""
+        patterns = [f"^/{name.replace('.', '[.]')}$" for name in wanted]
+        return tuple(
+            _container(one) for one in _mapped(lambda: self._client.containers(all=True, filters={"name": patterns})))
+
+    def attached(self, network_id: str) -> Mapping[str, str]:
+        """Endpoint id -> name of its container, of all endpoints of a network that this Docker knows; those of a
+        container that is being started are there as soon as their creation is answered.
+        """
+        try:
+            found = self._client.inspect_network(network_id).get("Containers") or {}
+        except NotFound:
+            return {}
+        except (DockerException, requests.RequestException) as error:
+            raise _error(error) from error
+        return {one.get("EndpointID", ""): one.get("Name", "") for one in found.values()}
 
     def has_cluster_store(self) -> bool:
         return bool(_mapped(self._client.info).get("ClusterStore"))
@@ -265,4 +284,6 @@ def _ranges(spec: NetworkSpec) -> list[dict[str, Any]]:
 def _container(raw: Mapping[str, Any]) -> Container:
     networks = (raw.get("NetworkSettings") or {}).get("Networks") or {}
     endpoints = {name: (one or {}).get("EndpointID", "") for name, one in networks.items()}
-    return Container(raw["Id"], raw.get("Labels") or {}, {name: one for name, one in endpoints.items() if one})
+    names = [name[1:] for name in raw.get("Names") or () if "/" not in name[1:]]
+    found = {name: one for name, one in endpoints.items() if one}
+    return Container(raw["Id"], raw.get("Labels") or {}, found, next(iter(names), ""))

@@ -33,6 +33,8 @@ class LocalEndpoint:
     mac: str
     addresses: tuple[str, ...]
     status: str
+    # No policy is in force for it until its container's labels are known.
+    awaits_labels: bool = False
 
 
 def local_endpoint(key: ResourceKey, resource: Resource | Invalid | None, node: str) -> LocalEndpoint | None:
@@ -55,7 +57,8 @@ def local_endpoint(key: ResourceKey, resource: Resource | Invalid | None, node: 
     _, orchestrator, segment, endpoint = parts
     workload = f"{key.namespace}/{segment}"
     status = names.status_file(orchestrator, workload, endpoint)
-    return LocalEndpoint(key, orchestrator, workload, endpoint, spec.interface_name, spec.mac, addresses, status)
+    return LocalEndpoint(
+        key, orchestrator, workload, endpoint, spec.interface_name, spec.mac, addresses, status, resource.awaits_labels)
 
 
 class Routes(Protocol):

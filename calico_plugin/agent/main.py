@@ -15,9 +15,13 @@ from typing import Any, Callable, Iterable, Mapping, Sequence
 
 import structlog
 
+from calico_plugin.agent import labeller
 from calico_plugin.agent.bird import BirdWorker, Secrets
 from calico_plugin.agent.cutting import Cutter, Kernel
+from calico_plugin.agent.docker_api import DockerApi
 from calico_plugin.agent.docker_sync import DockerSettings, DockerSync
+from calico_plugin.agent.labeller import Labeller
+from calico_plugin.agent.labels import Awaited
 from calico_plugin.agent.lock import AgentLock
 from calico_plugin.agent.loop import Loop, Stop
 from calico_plugin.agent.mailbox import Mailbox
@@ -71,6 +75,7 @@ class Workers:
     cutter: Cutter
     status: Status
     docker: DockerSync
+    labeller: Labeller
     forward: Worker
     servers: tuple[Server, ...]
     # Members of FelixConfiguration that the environment says.
@@ -89,6 +94,7 @@ class Workers:
         self.watch.close()
         self.shared.close()
         self.docker.stop()
+        self.labeller.stop()
         self.released.stop()
         for worker in self._all():
             worker.stop()
@@ -107,6 +113,7 @@ class Workers:
             self.status.worker,
             self.docker.worker,
             self.docker.listener,
+            self.labeller.worker,
             self.forward,
         ]
 
@@ -139,6 +146,12 @@ class Workers:
 
     def wants_endpoints(self) -> bool:
         return self.status.reports_endpoints
+
+    def awaits_labels(self, endpoint: Awaited) -> None:
+        self.labeller.submit(endpoint)
+
+    def needs_no_labels(self, endpoint: str) -> None:
+        self.labeller.withdraw(endpoint)
 
 
 def main() -> int:
@@ -224,6 +237,15 @@ def _workers(
         cutter=Cutter(_kernel(), metrics),
         status=Status(kv, settings.node_name),
         docker=docker,
+        labeller=Labeller(
+            lambda: DockerApi(settings.docker_host, labeller.DOCKER_SECONDS),
+            frozenset(settings.docker_drivers),
+            store,
+            settings.node_name,
+            settings.label_endpoints,
+            metrics,
+            Problems(settings.run_dir),
+        ),
         forward=forward,
         servers=_servers(settings, metrics, health),
         felix_environment=_felix_environment(settings),

@@ -58,6 +58,7 @@ DELETE_SECONDS, DELETE_SECONDS_AWAY = 4.0, 0.7
 NETWORK_SECONDS = 12.0
 READY_SECONDS = 15.0
 LINK_SECONDS = 0.7
+LABEL_SECONDS = 2.3
 # Shorter than any crash and restart of dockerd.
 JUST_JOINED_SECONDS = 1.5
 
@@ -89,10 +90,11 @@ class Endpoints:
         node: str,
         prefix: str,
         clock: Clock = time.monotonic,
+        label_endpoints: bool = False,
     ) -> None:
         self._kv, self._view, self._links, self._sockets = kv, view, links, sockets
         self._readiness, self._journal, self._hops = readiness, journal, hops_in_use
-        self._node, self._prefix = node, prefix
+        self._node, self._prefix, self._label_endpoints = node, prefix, label_endpoints
         self._commits = Commits(kv)
         self._clock = clock
         self._joined: dict[str, float] = {}
@@ -193,7 +195,7 @@ class Endpoints:
 
     def _store(self, call: CreateEndpoint, mac: str, record: NetworkRecord, deadline: Deadline) -> str:
         """One commit; the MAC that is stored in the end."""
-        endpoint = workload_endpoint(self._node, call, mac, record.profile)
+        endpoint = workload_endpoint(self._node, call, mac, record.profile, self._label_endpoints)
         key, value = self.key(call.endpoint), codec.encode(endpoint)
         stale = self._stale_owners(call)
         try:
@@ -253,11 +255,25 @@ class Endpoints:
             return
         # Unusually long: perhaps the agent waits for a link that somebody has removed.
         self._links.ensure(name, endpoint.spec.mac, options.mtu)
+        if self._label_endpoints and self._starts_dark(name, until.sooner(LABEL_SECONDS)):
+            return
         if not self._readiness.wait(name, until):
             raise DeadlineExceeded(
                 f"endpoint {name[:12]} was not made ready in time: "
                 f"calico-agent, which sets up its policy and route, {self._agent()}"
             )
+
+    def _starts_dark(self, endpoint: str, deadline: Deadline) -> bool:
+        """Whether its container is to start although its labels are not known. Docker tells the agent none while it
+        starts itself, and would not start the container a second time. The agent lets no packet pass until then.
+        """
+        if self._readiness.wait(endpoint, deadline):
+            return False
+        known = self._view.endpoint(endpoint)
+        if known is None or not known.awaits_labels or not self._readiness.agent_alive():
+            return False
+        log.warning("a container starts before its labels are known; it carries nothing until then", endpoint=endpoint)
+        return True
 
     def _agent(self) -> str:
         if self._readiness.agent_alive():
@@ -279,8 +295,12 @@ def mac_of(endpoint: str) -> str:
     return (b"\x02" + hashlib.sha256(endpoint.encode()).digest()[:5]).hex(":")
 
 
-def workload_endpoint(node: str, call: CreateEndpoint, mac: str, profile: str) -> WorkloadEndpoint:
-    """The object that Felix and our agent understand (datamodel 3.2)."""
+def workload_endpoint(
+    node: str, call: CreateEndpoint, mac: str, profile: str, awaits_labels: bool = False
+) -> WorkloadEndpoint:
+    """The object that Felix and our agent understand (datamodel 3.2); marked where the agent is to find out the
+    container's labels, of which Docker tells us nothing.
+    """
     return WorkloadEndpoint(
         metadata=Metadata(
             name=names.workload_endpoint(node, call.endpoint),
@@ -288,6 +308,7 @@ def workload_endpoint(node: str, call: CreateEndpoint, mac: str, profile: str) -
             uid=str(uuid.uuid4()),
             creation_timestamp=datetime.now(timezone.utc).strftime("%Y-%m-%dT%H:%M:%SZ"),
             labels={names.LABEL_NAMESPACE: names.NAMESPACE, names.LABEL_ORCHESTRATOR: names.ORCHESTRATOR},
+            annotations={names.LABELS_AWAITED: "true"} if awaits_labels else {},
         ),
         spec=WorkloadEndpointSpec(
             orchestrator=names.ORCHESTRATOR,

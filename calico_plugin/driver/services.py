@@ -57,6 +57,7 @@ def build(
     interface_prefix: str = "cali",
     mtu: int | None = None,
     own_profiles: bool = True,
+    label_endpoints: bool = False,
     pace: Pace = Pace(),
 ) -> Services:
     """Never waits for etcd: what needs it says so when it is called. `selects` matches a pool's node selector.
@@ -71,7 +72,8 @@ def build(
     journal = Journal(lib_dir)
     found = veth.ours(sockets)
     hops = Hops(run_dir, {link.name for link in found})
-    endpoints = Endpoints(kv, view, links, sockets, readiness, journal, hops, node, interface_prefix)
+    endpoints = Endpoints(kv, view, links, sockets, readiness, journal, hops, node, interface_prefix,
+                          label_endpoints=label_endpoints)
     known = Allocations(kv, view, node)
     addresses = Addresses(Allocator(kv, selects, view), known, view, endpoints, journal, node)
     networks = Networks(Store(kv), view, node, own_profiles=own_profiles)

@@ -68,6 +68,7 @@ class DriverApplication(BaseApplication):
             interface_prefix=settings.interface_prefix,
             mtu=settings.veth_mtu,
             own_profiles=settings.create_profiles,
+            label_endpoints=settings.label_endpoints,
         )
         # What is loaded now stays: the collector need not look at it again and again.
         gc.collect()

@@ -23,6 +23,8 @@ LABEL_NAMESPACE = "projectcalico.org/namespace"
 LABEL_ORCHESTRATOR = "projectcalico.org/orchestrator"
 LABEL_TIER = "projectcalico.org/tier"
 CONTAINER_LABEL_PREFIX = "org.projectcalico.label."
+# Annotation of an endpoint whose container's labels are not known yet: it carries nothing until they are.
+LABELS_AWAITED = "projectcalico.org/labels-awaited"
 
 NFT_TABLE = "calico"
 # Where our rules tell user space of packets (nflog).

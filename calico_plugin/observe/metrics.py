@@ -83,6 +83,7 @@ class Metrics:
         self.tunnel_routes = gauge("calico_tunnel_routes", "Routes of encapsulated pools that this host should have")
         self.tunnel_problems = gauge("calico_encapsulation_problems", "Encapsulation that cannot work as configured")
         self.invalid = gauge("calico_datastore_invalid_values", "Stored values that do not parse and count as absent")
+        self.labels_awaited = gauge("calico_labels_awaited", "Endpoints that wait for Docker to tell their labels")
         self.docker_connected = gauge("calico_docker_connected", "1 while Docker's event stream is open")
         self.forward_repairs = gauge("calico_forward_repairs", "Accept rules that had to be put back into iptables")
         self.swept = gauge("calico_swept", "Leftovers that were removed", "kind")

@@ -11,7 +11,7 @@ import os
 from pathlib import Path
 from typing import Sequence
 
-BIRD, ENCAPSULATION, NETWORKS, POLICY = "bird", "encapsulation", "networks", "policy"
+BIRD, ENCAPSULATION, LABELS, NETWORKS, POLICY = "bird", "encapsulation", "labels", "networks", "policy"
 FOLDER = "problems"
 
 

@@ -142,6 +142,8 @@ class PolicyEngine:
         self._on_item(key, Item(endpoint.labels, endpoint.profiles, endpoint.brings) if endpoint else None)
 
     def _read_workload(self, key: ResourceKey, new: WorkloadEndpoint) -> Endpoint | None:
+        if new.awaits_labels:
+            return None
         options = self._options
         try:
             return reading.read_endpoint(key, new, options.interface_prefix, options.workload_source_spoofing)

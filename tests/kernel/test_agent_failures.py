@@ -9,6 +9,7 @@ from typing import Any, Iterable, Iterator, Sequence
 import pytest
 
 from calico_plugin.agent.loop import HEALTH_PART, Loop, Stop
+from calico_plugin.agent.labels import Awaited
 from calico_plugin.agent.mailbox import Mailbox
 from calico_plugin.agent.policy import Policy
 from calico_plugin.agent.status_files import StatusFiles
@@ -61,6 +62,10 @@ class Deaf:
 
     def wants_endpoints(self) -> bool:
         return False
+
+    def awaits_labels(self, endpoint: Awaited) -> None: ...
+
+    def needs_no_labels(self, endpoint: str) -> None: ...
 
 
 class LoopInHost:

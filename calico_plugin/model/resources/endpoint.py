@@ -6,6 +6,7 @@ from typing import Any
 
 from msgspec import field
 
+from calico_plugin.model import names
 from calico_plugin.model.resources.meta import Protocol, Resource, Value
 
 
@@ -55,6 +56,11 @@ class WorkloadEndpointSpec(Value, frozen=True, kw_only=True):
 class WorkloadEndpoint(Resource, frozen=True, kw_only=True):
     kind: str = "WorkloadEndpoint"
     spec: WorkloadEndpointSpec = WorkloadEndpointSpec()
+
+    @property
+    def awaits_labels(self) -> bool:
+        """Whether nobody has told the labels of its container yet."""
+        return names.LABELS_AWAITED in self.metadata.annotations
 
 
 class HostEndpointSpec(Value, frozen=True, kw_only=True):
