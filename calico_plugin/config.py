@@ -147,6 +147,8 @@ class Settings:
     docker_drivers: tuple[str, ...] = ("calico", "calico:latest")
     # Whether networks are carried to the Docker of all hosts: auto, where no cluster store does it.
     replicate: str = "auto"
+    # Whether names of containers are told to all hosts, and answered here: likewise.
+    names: str = "auto"
     host_plugin_dir: Path | None = None
     # What the agent reports to the datastore; None: as FelixConfiguration says.
     reporting_interval: float | None = None
@@ -183,6 +185,7 @@ class Settings:
             secrets_dir=Path(read.text("CALICO_SECRETS_DIR", "/etc/calico/secrets")),
             docker_drivers=_drivers(read),
             replicate=read.choice("CALICO_LIBNETWORK_REPLICATE", ("auto", "true", "false"), "auto"),
+            names=read.choice("CALICO_LIBNETWORK_DNS", ("auto", "true", "false"), "auto"),
             host_plugin_dir=read.parsed("CALICO_HOST_PLUGIN_DIR", Path, None),
             reporting_interval=read.parsed("FELIX_REPORTINGINTERVALSECS", _seconds, None),
             endpoint_reporting=_flag(read, "FELIX_ENDPOINTREPORTINGENABLED"),

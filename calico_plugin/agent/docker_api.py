@@ -1,7 +1,7 @@
 """Docker's API as far as the agent needs it: networks, the endpoints of running containers, the event stream.
 
-Only calls that take no container's lock, so none of them can wait for a driver call (`inspect` would). Every call has
-a time-out; errors leave as DockerError. The client is the Docker SDK.
+Only calls that take no container's lock, so none of them can wait for a driver call; the one exception, `called`, says
+so. Every call has a time-out; errors leave as DockerError. The client is the Docker SDK.
 """
 
 from __future__ import annotations
@@ -23,7 +23,8 @@ SECONDS = 10.0
 _PROBE_SECONDS = 1.0
 # Docker looks for a plugin for 15 s.
 _CREATE_SECONDS = 40.0
-_IPV6_ONLY = (1, 48)
+# Versions of the API: 28.0's.
+_IPV6_ONLY = _ASKS_FROM_HOST = (1, 48)
 _NO_GATEWAYS = ("0.0.0.0", "0.0.0.0/0", "::", "::/0")
 
 
@@ -49,12 +50,25 @@ class DockerNetwork:
 
 @dataclass(frozen=True, slots=True)
 class Container:
-    """A container: its labels, and its endpoints as network name -> endpoint id."""
+    """A container: its labels, its endpoints as network name -> endpoint id, and the addresses of all of them (also on
+    networks of other drivers).
+    """
 
     id: str
     labels: Mapping[str, str]
     endpoints: Mapping[str, str]
     name: str = ""
+    addresses: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Called:
+    """What Docker calls a container's endpoint on a network: the container's name, then aliases, short id, host name.
+    """
+
+    network: str
+    endpoint: str
+    names: tuple[str, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,7 +118,7 @@ class DockerApi:
         if not spec.enable_ipv4:
             # The SDK's own call does not know this one.
             body["EnableIPv4"] = False
-            if tuple(int(part) for part in self._client.api_version.split(".")) < _IPV6_ONLY:
+            if self._version < _IPV6_ONLY:
                 raise DockerError("this Docker cannot make networks without IPv4 (from 28.0 on)")
         url = f"{self._client.base_url}/v{self._client.api_version}/networks/create"
         answer = _mapped(lambda: self._client.post(url, json=body, timeout=_CREATE_SECONDS))
@@ -154,6 +168,28 @@ class DockerApi:
         except (DockerException, requests.RequestException) as error:
             raise _error(error) from error
         return {one.get("EndpointID", ""): one.get("Name", "") for one in found.values()}
+
+    def called(self, container_id: str) -> tuple[Called, ...]:
+        """The names of a container, network by network; none when it is gone.
+
+        Takes the container's lock: during its start this waits for driver calls. Only for a thread for which nobody
+        waits.
+        """
+        try:
+            return _called(self._client.inspect_container(container_id))
+        except NotFound:
+            return ()
+        except (DockerException, requests.RequestException) as error:
+            raise _error(error) from error
+
+    @property
+    def asks_from_host(self) -> bool:
+        """Whether containers' DNS queries leave from the host's network namespace, not from the containers' own."""
+        return self._version >= _ASKS_FROM_HOST
+
+    @property
+    def _version(self) -> tuple[int, ...]:
+        return tuple(int(part) for part in self._client.api_version.split("."))
 
     def has_cluster_store(self) -> bool:
         return bool(_mapped(self._client.info).get("ClusterStore"))
@@ -282,8 +318,27 @@ def _ranges(spec: NetworkSpec) -> list[dict[str, Any]]:
 
 
 def _container(raw: Mapping[str, Any]) -> Container:
-    networks = (raw.get("NetworkSettings") or {}).get("Networks") or {}
-    endpoints = {name: (one or {}).get("EndpointID", "") for name, one in networks.items()}
+    networks = {name: one or {} for name, one in ((raw.get("NetworkSettings") or {}).get("Networks") or {}).items()}
+    endpoints = {name: one.get("EndpointID", "") for name, one in networks.items()}
+    # Those with a second slash are what other containers call it (`--link`).
     names = [name[1:] for name in raw.get("Names") or () if "/" not in name[1:]]
-    found = {name: one for name, one in endpoints.items() if one}
-    return Container(raw["Id"], raw.get("Labels") or {}, found, next(iter(names), ""))
+    addresses = (one.get(kind) for one in networks.values() for kind in ("IPAddress", "GlobalIPv6Address"))
+    return Container(
+        raw["Id"],
+        raw.get("Labels") or {},
+        {name: one for name, one in endpoints.items() if one},
+        next(iter(names), ""),
+        tuple(address for address in addresses if address),
+    )
+
+
+def _called(raw: Mapping[str, Any]) -> tuple[Called, ...]:
+    """Docker's resolver knows these; from 26.0 on it lists them (`DNSNames`)."""
+    name, host = raw["Name"].removeprefix("/"), (raw.get("Config") or {}).get("Hostname") or ""
+    networks = (raw.get("NetworkSettings") or {}).get("Networks") or {}
+    found = []
+    for network, one in networks.items():
+        if one and one.get("EndpointID"):
+            more = one.get("DNSNames") or (*(one.get("Aliases") or ()), raw["Id"][:12], host)
+            found.append(Called(network, one["EndpointID"], tuple(dict.fromkeys(filter(None, (name, *more))))))
+    return tuple(found)

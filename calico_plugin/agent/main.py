@@ -25,6 +25,7 @@ from calico_plugin.agent.labels import Awaited
 from calico_plugin.agent.lock import AgentLock
 from calico_plugin.agent.loop import Loop, Stop
 from calico_plugin.agent.mailbox import Mailbox
+from calico_plugin.agent.names import Names
 from calico_plugin.agent.networks import Networks
 from calico_plugin.agent.policy import Policy
 from calico_plugin.agent.released import Released
@@ -75,6 +76,7 @@ class Workers:
     cutter: Cutter
     status: Status
     docker: DockerSync
+    names: Names
     labeller: Labeller
     forward: Worker
     servers: tuple[Server, ...]
@@ -88,12 +90,14 @@ class Workers:
             server.start()
         threading.Thread(target=_follow, args=(self.watch, mailbox), name="datastore", daemon=True).start()
         threading.Thread(target=self._follow_shared, args=(mailbox,), name="shared-networks", daemon=True).start()
+        self.names.start()
 
     def stop(self) -> None:
         """Tell all before waiting for any."""
         self.watch.close()
         self.shared.close()
         self.docker.stop()
+        self.names.stop()
         self.labeller.stop()
         self.released.stop()
         for worker in self._all():
@@ -113,6 +117,7 @@ class Workers:
             self.status.worker,
             self.docker.worker,
             self.docker.listener,
+            *self.names.workers,
             self.labeller.worker,
             self.forward,
         ]
@@ -182,7 +187,15 @@ def run(settings: Settings) -> bool:
         settings, _connect(settings), mailbox, metrics, health, lambda: loops[0].linkless if loops else ()
     )
     files, problems = StatusFiles(settings.run_dir), Problems(settings.run_dir)
-    policy = Policy(engine, Table(), metrics, lambda: generation(nftables), workers.cutter.submit, problems)
+    policy = Policy(
+        engine,
+        Table(),
+        metrics,
+        # What is done to the table of names concerns policy's not.
+        lambda: generation(nftables) - workers.names.transactions,
+        workers.cutter.submit,
+        problems,
+    )
     encapsulate = settings.node.backend != NONE
     loop = Loop(settings.node_name, mailbox, policy, files, workers, metrics, health, problems, encapsulate)
     loops.append(loop)
@@ -237,6 +250,9 @@ def _workers(
         cutter=Cutter(_kernel(), metrics),
         status=Status(kv, settings.node_name),
         docker=docker,
+        names=Names(
+            settings.names, settings.docker_host, kv, settings.node_name, settings.run_dir, metrics
+        ),
         labeller=Labeller(
             lambda: DockerApi(settings.docker_host, labeller.DOCKER_SECONDS),
             frozenset(settings.docker_drivers),

@@ -19,7 +19,7 @@ from calico_plugin.deadline import Deadline
 from calico_plugin.errors import AlreadyExists, Conflict, CorruptValue, InvalidInput, NotFound
 from calico_plugin.model import codec, keys
 from calico_plugin.model.codec import Invalid, Stored
-from calico_plugin.model.docker import NetworkRecord, SharedMember, SharedNetwork
+from calico_plugin.model.docker import EndpointNames, NetworkRecord, SharedMember, SharedNetwork
 from calico_plugin.model.ipam import Affinity, Block, Handle, IPAMConfig
 from calico_plugin.model.resources.meta import Resource
 
@@ -70,6 +70,13 @@ class Store:
             lambda name: keys.shared_member(*name.split(" ", 1)),
             "shared network's member",
         )
+        self.endpoint_names = Family(
+            kv,
+            EndpointNames,
+            keys.ENDPOINT_NAMES,
+            lambda name: keys.endpoint_names(*name.split(" ", 1)),
+            "names of endpoint",
+        )
         self.blocks = Family(kv, Block, keys.BLOCKS, keys.block, "IPAM block")
         self.handles = Family(kv, Handle, keys.HANDLES, keys.handle, "IPAM handle")
         self.affinities = Family(
@@ -93,7 +100,7 @@ class Family(Generic[T]):
     """Verbs for values that are not v3 resources.
 
     `key_of` makes the key of a name: a network's id, a block's CIDR, `<host> <CIDR>` for an affinity, `<node> <name>`
-    for a member of a shared network.
+    for a member of a shared network, `<node> <endpoint id>` for an endpoint's names.
     """
 
     def __init__(self, kv: KV, kind: Type[T], prefix: str, key_of: Callable[[str], str], noun: str) -> None:

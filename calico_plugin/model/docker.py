@@ -5,6 +5,8 @@ events, adds `name` and `profile`. A record without a name is not usable yet.
 
 Where no cluster store carries networks from host to host, each host has one of its own with an id of its own; that
 they are one is told by a `SharedNetwork` for the name and a `SharedMember` for each host (docs/networks.md).
+
+What a container is called on its networks is told by one `EndpointNames` an endpoint (docs/names.md).
 """
 
 from __future__ import annotations
@@ -92,3 +94,15 @@ class SharedMember(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True
     network_id: str = ""
     state: str = READY
     detail: str = ""
+
+
+class EndpointNames(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, rename="camel"):
+    """Value of `/calico/docker/v1/endpoint-names/<node>/<endpoint id>`: what a running container is called on a network.
+
+    `names`: the container's name first, then aliases, short id, host name. `network` is Docker's name of the network.
+    Void without the WorkloadEndpoint of the same node and endpoint id.
+    """
+
+    container: str = ""
+    network: str = ""
+    names: tuple[str, ...] = ()

@@ -22,6 +22,7 @@ FELIX = "/calico/felix/"
 NETWORKS = "/calico/docker/v1/network/"
 SHARED_NETWORKS = "/calico/docker/v1/shared-network/"
 SHARED_MEMBERS = "/calico/docker/v1/shared-member/"
+ENDPOINT_NAMES = "/calico/docker/v1/endpoint-names/"
 
 # Kinds that have keys, but no type here: the original keeps them, or an earlier release did. Plural -> (kind,
 # namespaced).
@@ -225,6 +226,21 @@ def shared_members(node: str) -> str:
 
 def shared_member(node: str, name: str) -> str:
     return shared_members(node) + escape(name)
+
+
+def names_of_node(node: str) -> str:
+    """Prefix of what all containers of a node are called."""
+    return f"{ENDPOINT_NAMES}{node}/"
+
+
+def endpoint_names(node: str, endpoint_id: str) -> str:
+    return names_of_node(node) + endpoint_id
+
+
+def parse_endpoint_names(key: str) -> tuple[str, str] | None:
+    """(node, endpoint id) of such a key, or None."""
+    node, _, endpoint = key.removeprefix(ENDPOINT_NAMES).partition("/")
+    return (node, endpoint) if key.startswith(ENDPOINT_NAMES) and node and endpoint else None
 
 
 def escape(part: str) -> str:

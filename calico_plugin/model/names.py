@@ -27,8 +27,11 @@ CONTAINER_LABEL_PREFIX = "org.projectcalico.label."
 LABELS_AWAITED = "projectcalico.org/labels-awaited"
 
 NFT_TABLE = "calico"
-# Where our rules tell user space of packets (nflog).
+# A table of its own for what has to do with names, not with policy.
+NAME_TABLE = "calico-names"
+# Where our rules tell user space of packets (nflog), and where they wait for it (nfqueue).
 NFLOG_GROUP = 88
+NAME_QUEUE = 88
 ROUTE_PROTOCOL = 80
 BIRD_ROUTE_PROTOCOL = 12
 HOST_MAC = "ee:ee:ee:ee:ee:ee"

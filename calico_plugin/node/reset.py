@@ -16,7 +16,7 @@ from calico_plugin.dataplane import forwarding, links, tunnels
 from calico_plugin.dataplane.libnftables import Session
 from calico_plugin.dataplane.netlink import Netlink, dump, iproute, mapped
 from calico_plugin.errors import CalicoError
-from calico_plugin.model.names import BIRD_ROUTE_PROTOCOL, INTERFACE_PREFIX, NFT_TABLE, ROUTE_PROTOCOL
+from calico_plugin.model.names import BIRD_ROUTE_PROTOCOL, INTERFACE_PREFIX, NAME_TABLE, NFT_TABLE, ROUTE_PROTOCOL
 from calico_plugin.node import hostprep
 from calico_plugin.node.ready import PLUGIN_SOCKETS
 
@@ -83,9 +83,11 @@ def _table(settings: Settings) -> Iterator[str]:
     session = Session()
     try:
         # Adding first makes the delete succeed when there is none.
-        if NFT_TABLE in session.run("list tables inet"):
-            session.run(f"add table inet {NFT_TABLE}; delete table inet {NFT_TABLE}")
-            yield f"Removed nftables table inet {NFT_TABLE}"
+        there = session.run("list tables inet").split('"')
+        for table in (NFT_TABLE, NAME_TABLE):
+            if table in there:
+                session.run(f"add table inet {table}; delete table inet {table}")
+                yield f"Removed nftables table inet {table}"
     finally:
         session.close()
 

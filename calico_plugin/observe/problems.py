@@ -11,7 +11,7 @@ import os
 from pathlib import Path
 from typing import Sequence
 
-BIRD, ENCAPSULATION, LABELS, NETWORKS, POLICY = "bird", "encapsulation", "labels", "networks", "policy"
+BIRD, ENCAPSULATION, NAMES, LABELS, NETWORKS, POLICY = "bird", "encapsulation", "names", "labels", "networks", "policy"
 FOLDER = "problems"
 
 
