@@ -1,8 +1,8 @@
 """The experiment, played for a newcomer: two Docker hosts, one Calico, every command as one would type it.
 
-``make demo`` runs it. KEEP=1 leaves the two hosts up and tells how to get a shell there. FORM=container runs
-calico-node as a container of each host's Docker, instead of a process. The exit status is 0 only when every check came
-true; what was checked is summed up at the end.
+``make demo`` runs it. KEEP=1 leaves the two hosts up and tells how to get a shell there. DOCKER=28 (or 26) plays it on
+today's Docker, which has no cluster store. FORM=container runs calico-node as a container of each host's Docker,
+instead of a process. The exit status is 0 only when every check came true; what was checked is summed up at the end.
 """
 from __future__ import annotations
 
@@ -12,121 +12,23 @@ import re
 import shlex
 import subprocess
 import sys
-import threading
 import time
-from dataclasses import dataclass, field
-from typing import Callable, Iterator, TextIO
+from typing import Iterator
 
 from tests.lab import bare
 from tests.lab import lab as labs
 from tests.lab import rootfs, state
 from tests.lab.diagnostics import dump
 from tests.lab.lab import Lab
+from tests.lab.releases import RELEASES, ensure
 from tests.lab.spec import LabSpec
-from tests.lab.wait import wait_for
+from tests.lab.stage import Stage, StepFailed, ticking
 
 NAME = "demo"
-TICK_SECONDS = 5
+DOCKERS = ("20", "26", "28")
+FORMS = ("process", "container")
 INSPECT = "{{range .NetworkSettings.Networks}}{{.IPAddress}}{{end}}"
 CREATE = "docker network create --driver calico --ipam-driver calico-ipam"
-
-
-class StepFailed(Exception):
-    """A check failed without which the rest makes no sense."""
-
-
-@dataclass
-class Stage:
-    """What is seen, and what was found true or false."""
-
-    lab: Lab
-    out: TextIO = field(default_factory=lambda: sys.stdout)
-    in_container: bool = False
-    checks: list[tuple[str, bool]] = field(default_factory=list)
-    _step: int = 0
-
-    def title(self, text: str) -> None:
-        """Start a step."""
-        self._step += 1
-        self.say("\n" + self._bold(f"== {self._step}. {text}"))
-
-    def say(self, text: str) -> None:
-        """A line of explanation."""
-        print(text, file=self.out, flush=True)
-
-    def prompt(self, host: str, line: str) -> None:
-        """Show a command at a host's prompt."""
-        self.say(self._bold(f"{host}# {line}"))
-
-    def type(self, host: str, line: str, seconds: float = 60) -> str:
-        """Show a command at a host's prompt, run it, show its real output while it comes, and return it."""
-        self.prompt(host, line)
-        words = ("timeout", "-k", "3", str(seconds), "/bin/sh", "-c", line)
-        process = self.lab[host].popen(*words, env=self.settings, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
-                                       stderr=subprocess.STDOUT, text=True)
-        assert process.stdout is not None
-        lines = []
-        with ticking(self.say):
-            for piece in process.stdout:
-                lines.append(piece)
-                self.say(piece.rstrip("\n"))
-            process.wait()
-        return "".join(lines)
-
-    def check(self, what: str, true: bool, needed: bool = False) -> bool:
-        """Note whether something is as it should be. ``needed``: without it the play ends here."""
-        self.checks.append((what, bool(true)))
-        self.say(self._colour(32, f"  [ok] {what}") if true else self._colour(31, f"  [FAILED] {what}"))
-        if needed and not true:
-            raise StepFailed(what)
-        return bool(true)
-
-    def until(self, what: str, probe: Callable[[], object], seconds: float, needed: bool = False) -> bool:
-        """A check that may take a while to come true."""
-        try:
-            with ticking(self.say):
-                wait_for(what, probe, seconds, 0.3)
-        except AssertionError as reason:
-            self.say(f"  {reason}")
-            return self.check(what, False, needed)
-        return self.check(what, True)
-
-    @property
-    def node_run(self) -> str:
-        """The command that starts Calico on a host."""
-        return "calicoctl node run" + (f" --node-image={rootfs.IMAGE}" if self.in_container else "")
-
-    @property
-    def settings(self) -> dict[str, str]:
-        """What the user has exported on every host."""
-        return {"ETCD_ENDPOINTS": self.lab.spec.etcd_url}
-
-    def _colour(self, number: int, text: str) -> str:
-        return f"\033[{number}m{text}\033[0m" if self.out.isatty() else text
-
-    def _bold(self, text: str) -> str:
-        return self._colour(1, text)
-
-
-class ticking:
-    """While a block takes long, say every few seconds that it still runs."""
-
-    def __init__(self, say: Callable[[str], None]) -> None:
-        self._say = say
-        self._over = threading.Event()
-        self._thread = threading.Thread(target=self._tick, daemon=True)
-
-    def _tick(self) -> None:
-        began = time.monotonic()
-        while not self._over.wait(TICK_SECONDS):
-            self._say(f"  ... {time.monotonic() - began:.0f} s")
-
-    def __enter__(self) -> None:
-        self._thread.start()
-
-    def __exit__(self, *_: object) -> None:
-        self._over.set()
-        self._thread.join()
 
 
 # -- the play ---------------------------------------------------------------------------------------------------------
@@ -160,10 +62,11 @@ def start_nodes(stage: Stage) -> None:
 def make_network(stage: Stage) -> None:
     """One docker network create; both hosts see it."""
     stage.title("A network, made on one host")
-    stage.type("host1", f"{CREATE} cal_net1")
+    scope = "global" if stage.lab.spec.cluster_store else "local"
+    create(stage, "cal_net1")
     seen = stage.type("host2", "docker network ls")
-    stage.check("host2 sees cal_net1, driver calico, scope global",
-                bool(re.search(r"cal_net1 +calico +global", seen)), needed=True)
+    stage.check(f"host2 sees cal_net1, driver calico, scope {scope}",
+                bool(re.search(rf"cal_net1 +calico +{scope}", seen)), needed=True)
 
 
 def run_containers(stage: Stage) -> None:
@@ -182,7 +85,7 @@ def run_containers(stage: Stage) -> None:
 def isolate(stage: Stage) -> None:
     """A second network cannot reach the first."""
     stage.title("A second network, kept apart by policy")
-    stage.type("host1", f"{CREATE} cal_net2")
+    create(stage, "cal_net2")
     stage.type("host2", "docker run --net cal_net2 --name workload-C -tid busybox")
     stage.type("host1", "docker run --net cal_net2 --name workload-D -tid busybox")
     other = address(stage, "host2", "workload-C")
@@ -294,6 +197,12 @@ def clean_up(stage: Stage, before: dict[str, bare.HostState]) -> None:
 
 
 # -- helpers ----------------------------------------------------------------------------------------------------------
+def create(stage: Stage, network: str) -> None:
+    """Make a network on host1. Where Docker has no cluster store, the agents carry it to host2: a moment later."""
+    stage.type("host1", f"{CREATE} {network}")
+    stage.until(f"{network} is on host2, too", lambda: network in quiet(stage, "host2", "docker network ls"), 10, True)
+
+
 def ping(stage: Stage, host: str, container: str, target: str, count: int = 2) -> bool:
     """Ping in the open; whether every one was answered."""
     said = stage.type(host, f"docker exec {container} ping -c {count} -W 1 {target}")
@@ -336,9 +245,24 @@ def how_to_look(name: str) -> Iterator[str]:
     yield f"  {program} down             take all down"
 
 
-def spec_of(form: str) -> LabSpec:
-    """The lab of a form."""
-    return LabSpec(NAME, docker_options=rootfs.PRIVILEGED if form == "container" else ())
+def spec_of(docker: str, form: str) -> LabSpec:
+    """The lab of a form; ValueError for one that is not offered."""
+    if docker not in DOCKERS:
+        raise ValueError(f"DOCKER={docker}: {', '.join(DOCKERS)} (the first is the default)")
+    if form not in FORMS or form == "container" and docker != DOCKERS[0]:
+        raise ValueError(f"FORM={form}: process (the default), or with DOCKER={DOCKERS[0]} also container")
+    release = next(one for label, one in RELEASES.items() if label.startswith(docker))
+    return LabSpec(NAME, cluster_store=release.cluster_store, release=release,
+                   docker_options=rootfs.PRIVILEGED if form == "container" else ())
+
+
+def fetch(stage: Stage) -> None:
+    """Another Docker than this machine's, once."""
+    root = stage.lab.spec.release.root
+    if root is not None and not root.exists():
+        stage.say(f"  Docker {stage.lab.spec.release.label} of Debian {root.name}: fetched once, which takes a minute")
+        with ticking(stage.say):
+            ensure(stage.lab.spec.release)
 
 
 def build_image(stage: Stage) -> None:
@@ -359,19 +283,22 @@ def load_image(stage: Stage) -> None:
 def main() -> int:
     """Build the lab, play, clean up, sum up."""
     keep = os.environ.get("KEEP", "") not in ("", "0")
-    form = os.environ.get("FORM", "process")
-    if form not in ("process", "container"):
-        print(f"FORM={form}: process (the default) or container", file=sys.stderr)
+    form = os.environ.get("FORM", FORMS[0])
+    try:
+        spec = spec_of(os.environ.get("DOCKER", DOCKERS[0]), form)
+    except ValueError as problem:
+        print(problem, file=sys.stderr)
         return 1
     if not (own := state.claim(NAME)):
         print("another demo runs right now on this machine; wait for its end", file=sys.stderr)
         return 1
     began = time.monotonic()
-    print("== Two Docker hosts on this machine, made of namespaces", flush=True)
-    stage = Stage(Lab(spec_of(form)), in_container=form == "container")
+    print(f"== Two Docker hosts (Docker {spec.release.label}) on this machine, made of namespaces", flush=True)
+    stage = Stage(Lab(spec), in_container=form == "container")
     try:
         if stage.in_container:
             build_image(stage)
+        fetch(stage)
         stage.lab = labs.up(stage.lab.spec, lambda text: print(f"  {text}", flush=True))
         if stage.in_container:
             load_image(stage)
