@@ -35,14 +35,21 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo) -> _Wrapped:
     """Dump the lab when a test that used it failed."""
     report = yield
-    if report.failed and call.when in ("setup", "call") and _LAB in item.session.stash:
-        place = dump(item.session.stash[_LAB], item.name)
+    used = getattr(item, "funcargs", {}).get("lab") or item.session.stash.get(_LAB, None)
+    if report.failed and call.when in ("setup", "call") and isinstance(used, Lab):
+        place = dump(used, item.name)
         report.sections.append(("lab", f"state and logs are in {place} and {place.parent}"))
     return report
 
 
 @pytest.fixture(scope="session")
-def lab(request: pytest.FixtureRequest) -> Iterator[Lab]:
+def lab(store_lab: Lab) -> Lab:
+    """The lab of a test; the tests of acceptance/ have others, too."""
+    return store_lab
+
+
+@pytest.fixture(scope="session")
+def store_lab(request: pytest.FixtureRequest) -> Iterator[Lab]:
     """Two hosts, etcd, Docker with a cluster store, calico-node on both, BGP established."""
     if os.geteuid() != 0:
         pytest.skip("needs root: sudo make lab")

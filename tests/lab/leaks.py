@@ -15,6 +15,7 @@ from tests.lab.lab import Lab
 DRIVER = "calico"
 ENDPOINTS = "/calico/resources/v3/projectcalico.org/workloadendpoints/"
 BLOCKS = "/calico/ipam/v2/assignment/"
+HANDLES = "/calico/ipam/v2/handle/"
 STATUS = "/var/run/calico/endpoint-status"
 LINK = re.compile(r"\bcali[0-9a-f]{11}\b")
 
@@ -57,6 +58,12 @@ def container_addresses(lab: Lab) -> set[str]:
             if index is not None and not block["attributes"][index].get("handle_id"):
                 found.add(str(ip_address(first) + ordinal))
     return found
+
+
+def handles(lab: Lab) -> set[str]:
+    """Addresses of networks: IPAM's handles that say that they are a Docker network's gateway or auxiliary address."""
+    names = {key.rpartition("/")[2] for key in lab.etcd.keys(HANDLES)}
+    return {name for name in names if name.startswith("docker-")}
 
 
 def differences(lab: Lab) -> list[str]:
