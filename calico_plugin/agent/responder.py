@@ -40,7 +40,7 @@ from calico_plugin.observe.problems import NAMES, Problems
 
 T = TypeVar("T", bound=msgspec.Struct)
 _ENDPOINTS = keys.kind_prefix("WorkloadEndpoint")
-LOOK_EVERY = 10.0
+LOOK_EVERY = 2.0
 DNS_PORT = 53
 
 

@@ -81,7 +81,8 @@ def _node(session: Session, name: str) -> str:
     settings = list(_settings(session, name))
     for setting in settings:
         _gone(session, setting)
-    for prefix in (f"{keys.FELIX}v2/no-region/host/{name}/", f"{keys.FELIX}v1/host/{name}/"):
+    felix = f"{keys.FELIX}v2/no-region/host/{name}/", f"{keys.FELIX}v1/host/{name}/"
+    for prefix in (*felix, keys.names_of_node(name)):
         session.kv.delete_prefix(prefix, session.deadline())
     counts = ((len(own), "endpoints"), (released, "addresses"), (len(settings), "settings and peers"))
     return ", ".join(f"{count} {what}" for count, what in counts if count)
