@@ -23,7 +23,7 @@ _CT_GET, _CT_DELETE = (1 << 8) | 1, (1 << 8) | 2
 _NFGENMSG = struct.Struct("=BBH")
 _CTA_TUPLE_ORIG, _CTA_TUPLE_REPLY, _CTA_ID, _CTA_ZONE, _CTA_FILTER = 1, 2, 12, 18, 25
 _CTA_TUPLE_IP, _CTA_TUPLE_PROTO = 1, 2
-_CTA_STATUS, _EXPECTED = 3, 1
+_CTA_STATUS, _EXPECTED, _DESTINATION_TRANSLATED = 3, 1, 32
 _CTA_PROTO_NUM, _CTA_PROTO_SRC_PORT, _CTA_PROTO_DST_PORT = 1, 2, 3
 _CTA_PROTO_ICMP = {1: (5, 6), 58: (8, 9)}
 _CTA_IP_SRC: dict[int, int] = {socket.AF_INET: 1, socket.AF_INET6: 3}
@@ -59,8 +59,8 @@ def forget(netlink: Netlink, addresses: Collection[str]) -> int:
 class Connection:
     """An entry of the kernel's table as policy sees its first packet: after DNAT, before SNAT.
 
-    `expected`: another connection announced it (it is `related` there). Ports and ICMP fields are None where it has
-    none.
+    `expected`: another connection announced it (it is `related` there). `translated`: its destination is not the one
+    that the client asked for. Ports and ICMP fields are None where it has none.
     """
 
     source: str
@@ -71,6 +71,7 @@ class Connection:
     icmp_type: int | None
     icmp_code: int | None
     expected: bool
+    translated: bool
     deletion: Message
 
 
@@ -101,6 +102,7 @@ def _connection(family: int, entry: bytes, deletion: Message) -> Connection:
     original, reply = (dict(attributes(parts.get(side, b""))) for side in (_CTA_TUPLE_ORIG, _CTA_TUPLE_REPLY))
     asked, answers = (dict(attributes(side.get(_CTA_TUPLE_PROTO, b""))) for side in (original, reply))
     protocol = asked.get(_CTA_PROTO_NUM, b"\0")[0]
+    status = int.from_bytes(parts.get(_CTA_STATUS, b""), "big")
     kind, code = (asked.get(one) for one in _CTA_PROTO_ICMP.get(protocol, (0, 0)))
     return Connection(
         source=socket.inet_ntop(family, _source(family, parts[_CTA_TUPLE_ORIG])),
@@ -110,7 +112,8 @@ def _connection(family: int, entry: bytes, deletion: Message) -> Connection:
         destination_port=_port(answers.get(_CTA_PROTO_SRC_PORT)),
         icmp_type=kind[0] if kind else None,
         icmp_code=code[0] if code else None,
-        expected=bool(int.from_bytes(parts.get(_CTA_STATUS, b""), "big") & _EXPECTED),
+        expected=bool(status & _EXPECTED),
+        translated=bool(status & _DESTINATION_TRANSLATED),
         deletion=deletion,
     )
 

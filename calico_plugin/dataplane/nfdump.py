@@ -11,10 +11,10 @@ from ipaddress import ip_address
 from itertools import chain, repeat
 from typing import Iterator, Protocol
 
-from calico_plugin.dataplane.nfencode import HOOKS, KEYS
+from calico_plugin.dataplane.nfencode import HOOKS, KEYS, PORT_DATA
 from calico_plugin.dataplane.nfsteps import Print, State
 from calico_plugin.dataplane.nfwire import string
-from calico_plugin.model.desired import AddressSet, Hook, SetType, VerdictMap
+from calico_plugin.model.desired import AddressSet, Hook, PortMap, SetType, VerdictMap
 from calico_plugin.model.names import NFT_TABLE
 
 _GET_CHAIN, _GET_RULE, _GET_SET, _GET_ELEMENTS = 4, 7, 10, 13
@@ -22,6 +22,7 @@ _ANONYMOUS, _INTERVAL, _MAP = 1, 4, 8
 _GOTO = -4
 _HOOK_NAMES = {value: name for name, value in HOOKS.items()}
 _TYPE_OF = {value: kind for kind, value in KEYS.items()}
+_VERSION_OF = {kind: version for version, (kind, _) in PORT_DATA.items()}
 _COMMENT = 0
 
 
@@ -70,7 +71,12 @@ def _read_sets(link: Dumper, state: State) -> None:
             continue
         name = _text(found[2])
         elements = _elements(link, name)
-        if flags & _MAP:
+        version = _VERSION_OF.get(_number(found.get(6, b""))) if flags & _MAP else None
+        if version is not None:
+            kind = _TYPE_OF.get((_number(found[4]), _number(found[5])), SetType.PORT)
+            leads = {_member(kind, key): _destination(data) for key, data, _ in elements}
+            state.ports[name] = PortMap(name, kind, version, leads)
+        elif flags & _MAP:
             state.maps[name] = VerdictMap(name, {_text(key): _target(data) for key, data, _ in elements})
         else:
             kind = _TYPE_OF.get((_number(found[4]), _number(found[5])), SetType.INTERFACE)
@@ -96,6 +102,11 @@ def _target(data: bytes) -> str:
     verdict = dict(_attributes(dict(_attributes(data)).get(2, b"")))
     code = struct.unpack("!i", verdict.get(1, bytes(4)))[0]
     return _text(verdict.get(2, b"")) if code == _GOTO else f"verdict {code}"
+
+
+def _destination(data: bytes) -> str:
+    value = _value(data)
+    return f"{ip_address(value[:-4])} . {_number(value[-4:-2])}"
 
 
 def _set(name: str, kind: SetType, interval: bool, elements: list[tuple[bytes, bytes, bool]]) -> AddressSet:
@@ -129,6 +140,8 @@ def _member(kind: SetType, key: bytes) -> str:
         return str(ip_address(key))
     if kind in (SetType.IPV4_PORT, SetType.IPV6_PORT):
         return f"{ip_address(key[:-8])} . {key[-8]} . {_number(key[-4:-2])}"
+    if kind is SetType.PORT:
+        return f"{key[0]} . {_number(key[4:6])}"
     name = _text(key[:16])
     return f"{name} . {ip_address(key[16:])}" if len(key) > 16 else name
 

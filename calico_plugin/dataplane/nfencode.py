@@ -16,7 +16,7 @@ from calico_plugin.dataplane.nfexpressions import expressions
 from calico_plugin.dataplane.nfsteps import Elements, Line, Step
 from calico_plugin.dataplane.nfwire import NESTED, Message, attribute, nested, number, string
 from calico_plugin.errors import DataplaneError
-from calico_plugin.model.desired import AddressSet, Hook, SetType
+from calico_plugin.model.desired import AddressSet, Hook, PortMap, SetType
 from calico_plugin.model.names import NFT_TABLE
 
 _NEW_TABLE, _DEL_TABLE, _NEW_CHAIN, _DEL_CHAIN, _NEW_RULE, _DEL_RULE = 0, 2, 3, 5, 6, 8
@@ -38,9 +38,17 @@ KEYS = {
     SetType.IPV6: (types.IPV6, 16),
     SetType.IPV4_PORT: (types.concatenated(types.IPV4, types.PROTOCOL, types.PORT), 12),
     SetType.IPV6_PORT: (types.concatenated(types.IPV6, types.PROTOCOL, types.PORT), 24),
+    SetType.PORT: (types.concatenated(types.PROTOCOL, types.PORT), 8),
     SetType.INTERFACE: (types.IFNAME, 16),
     SetType.INTERFACE_IPV4: (types.concatenated(types.IFNAME, types.IPV4), 20),
     SetType.INTERFACE_IPV6: (types.concatenated(types.IFNAME, types.IPV6), 32),
+}
+
+
+# What a port map of each IP version leads to.
+PORT_DATA = {
+    4: (types.concatenated(types.IPV4, types.PORT), 8),
+    6: (types.concatenated(types.IPV6, types.PORT), 20),
 }
 
 
@@ -70,6 +78,8 @@ class Encoder:
             yield _NEW_TABLE if new else _DEL_TABLE, _CREATE if new else 0, string(1, NFT_TABLE)
         elif step.sort == "chain":
             yield _chain(step)
+        elif isinstance(step.body, PortMap):
+            yield _NEW_SET, _CREATE, self._ports(step.body)
         elif step.sort == "map" and new:
             yield _NEW_SET, _CREATE, self._map(step.name)
         else:
@@ -85,6 +95,11 @@ class Encoder:
     def _map(self, name: str) -> bytes:
         declared = _declare(name, _SET_MAP, *KEYS[SetType.INTERFACE], self._number())
         return declared + number(6, _VERDICT_DATA) + number(7, 16)
+
+    def _ports(self, ports: PortMap) -> bytes:
+        declared = _declare(ports.name, _SET_MAP, *KEYS[ports.type], self._number())
+        kind, length = PORT_DATA[ports.version]
+        return declared + number(6, kind) + number(7, length)
 
     def _rule(self, chain: str, line: Line) -> bytes:
         listed = (nested(1, string(1, name), nested(2, body)) for name, body in expressions(line.rule, self._anonymous))
@@ -148,6 +163,9 @@ def _encoded(elements: Elements) -> Iterator[bytes]:
         for member, target in zip(elements.members, elements.targets):
             verdict = attribute(1, struct.pack("!i", _GOTO)) + string(2, target)
             yield _element(key(elements.type, member), nested(2, nested(2, verdict)))
+    elif elements.data:
+        for member, text in zip(elements.members, elements.data):
+            yield _element(key(elements.type, member), nested(2, attribute(1, _destination(text))))
     elif elements.interval:
         for member in elements.members:
             first, behind = interval(member)
@@ -171,6 +189,11 @@ def _element(value: bytes, data: bytes = b"", end: bool = False) -> bytes:
     return nested(1, nested(1, attribute(1, value)), data, number(3, 1) if end else b"")
 
 
+def _destination(text: str) -> bytes:
+    address, port = text.split(" . ")
+    return ip_address(address).packed + struct.pack("!Hxx", int(port))
+
+
 def interval(member: str) -> tuple[bytes, bytes]:
     """First address, and the one behind the last; the latter is empty at the end of the address space."""
     net = ip_network(member)
@@ -189,6 +212,8 @@ def key(kind: SetType, member: str) -> bytes:
     if kind in (SetType.IPV4_PORT, SetType.IPV6_PORT):
         address, protocol, port = parts
         return ip_address(address).packed + struct.pack("!BxxxHxx", int(protocol), int(port))
+    if kind is SetType.PORT:
+        return struct.pack("!BxxxHxx", int(parts[0]), int(parts[1]))
     name = parts[0].encode()
     if len(name) > 15:
         raise DataplaneError(f"interface name {parts[0]!r} is longer than 15 characters")

@@ -38,7 +38,8 @@ _CT_STATE, _CT_STATUS = 0, 2
 _STATES = {"invalid": 1, "established": 2, "related": 4, "new": 8, "untracked": 64}
 _STATUSES = {"snat": 16, "dnat": 32}
 _RANDOM_FULLY, _WITH_PORTS = 16, 2
-_NAT_SOURCE = 0
+_NAT_SOURCE, _NAT_DESTINATION = 0, 1
+_FIB_ADDRESS_TYPE, _FIB_DESTINATION, _LOCAL = 3, 2, 2
 _REJECT_ICMPX, _PORT_UNREACHABLE = 2, 1
 _CODES = {Verdict.ACCEPT: 1, Verdict.DROP: 0, Verdict.JUMP: -3, Verdict.GOTO: -4, Verdict.RETURN: -5}
 
@@ -53,7 +54,15 @@ _NAMED = {
     Field.DESTINATION_NAMED4: (Field.DESTINATION4, Field.DESTINATION_PORT),
     Field.DESTINATION_NAMED6: (Field.DESTINATION6, Field.DESTINATION_PORT),
 }
-_OWN = {Field.IN_INTERFACE_SOURCE4: Field.SOURCE4, Field.IN_INTERFACE_SOURCE6: Field.SOURCE6}
+_OWN = {
+    Field.IN_INTERFACE_SOURCE4: (_IIFNAME, Field.SOURCE4), Field.IN_INTERFACE_SOURCE6: (_IIFNAME, Field.SOURCE6),
+    Field.OUT_INTERFACE_SOURCE4: (_OIFNAME, Field.SOURCE4), Field.OUT_INTERFACE_SOURCE6: (_OIFNAME, Field.SOURCE6),
+}
+# Verdict -> IP version, what is looked up besides protocol and port.
+_PUBLISH = {
+    Verdict.PUBLISH4: ("4", None), Verdict.PUBLISH6: ("6", None),
+    Verdict.PUBLISH_AT4: ("4", Field.DESTINATION4), Verdict.PUBLISH_AT6: ("6", Field.DESTINATION6),
+}
 _FAMILY_OF = {
     field: field.name[-1] for field in Field if field.name[-1] in "46" and field not in _ICMP_PROTOCOL
 }
@@ -111,6 +120,9 @@ def _match(match: Match, anonymous: Anonymous) -> Iterator[Expression]:
         yield from _icmp(match, anonymous)
     elif field in _NAMED or field in _OWN:
         yield from _concatenation(match)
+    elif field is Field.LOCAL:
+        yield "fib", number(1, _FIRST) + number(2, _FIB_ADDRESS_TYPE) + number(3, _FIB_DESTINATION)
+        yield _compare(_LOCAL.to_bytes(4, sys.byteorder), match.negated)
     elif field is Field.FAMILY:
         yield from _test_meta(_NFPROTO, bytes([_NFPROTO_OF[_single(match)]]), match.negated)
     elif field is Field.PROTOCOL:
@@ -234,8 +246,9 @@ def _icmp(match: Match, anonymous: Anonymous) -> Iterator[Expression]:
 def _concatenation(match: Match) -> Iterator[Expression]:
     """Parts in consecutive registers, each padded to 32 bits."""
     if match.field in _OWN:
-        yield _load_meta(_IIFNAME, _register(0))
-        yield _load_payload(_ADDRESSES[_OWN[match.field]], _register(4))
+        which, address = _OWN[match.field]
+        yield _load_meta(which, _register(0))
+        yield _load_payload(_ADDRESSES[address], _register(4))
     else:
         address, port = _NAMED[match.field]
         words = _ADDRESSES[address][2] // 4
@@ -268,6 +281,8 @@ def _verdict(rule: Rule) -> Iterator[Expression]:
     if rule.verdict in (Verdict.MAP_IN, Verdict.MAP_OUT):
         yield _load_meta(_IIFNAME if rule.verdict is Verdict.MAP_IN else _OIFNAME)
         yield "lookup", string(1, rule.target) + number(2, _FIRST) + number(3, 0)
+    elif rule.verdict in _PUBLISH:
+        yield from _publish(rule)
     elif rule.verdict in (Verdict.MASQUERADE, Verdict.SNAT):
         yield from _translation(rule)
     elif rule.verdict is Verdict.REJECT:
@@ -283,6 +298,22 @@ def _verdict(rule: Rule) -> Iterator[Expression]:
         yield _immediate(Verdict.ACCEPT)
     elif rule.verdict is not Verdict.CONTINUE:
         yield _immediate(rule.verdict, rule.target)
+
+
+def _publish(rule: Rule) -> Iterator[Expression]:
+    """The key in consecutive registers; what is found, address and port, takes their place."""
+    version, address = _PUBLISH[rule.verdict]
+    words = 0
+    if address is not None:
+        yield from _test_meta(_NFPROTO, bytes([_NFPROTO_OF[version]]), False)
+        yield _load_payload(_ADDRESSES[address], _register(0))
+        words = _ADDRESSES[address][2] // 4
+    yield _load_meta(_L4PROTO, _register(words))
+    yield _load_payload(_PORTS[Field.DESTINATION_PORT], _register(words + 1))
+    yield "lookup", string(1, rule.target) + number(2, _FIRST) + number(3, _FIRST)
+    port = _register(1 if version == "4" else 4)
+    family = number(1, _NAT_DESTINATION) + number(2, _NFPROTO_OF[version])
+    yield "nat", family + number(3, _FIRST) + number(5, port)
 
 
 def _translation(rule: Rule) -> Iterator[Expression]:

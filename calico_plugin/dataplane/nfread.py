@@ -8,10 +8,11 @@ from typing import Any, Mapping
 import msgspec
 
 from calico_plugin.dataplane.nfsteps import Print, State
-from calico_plugin.dataplane.nftscript import TYPES
-from calico_plugin.model.desired import AddressSet, Hook, SetType, VerdictMap
+from calico_plugin.dataplane.nftscript import PORT_DATA, TYPES
+from calico_plugin.model.desired import AddressSet, Hook, PortMap, SetType, VerdictMap
 
 _TYPE_OF = {text: kind for kind, text in TYPES.items()}
+_VERSION_OF = {text: version for version, text in PORT_DATA.items()}
 
 
 def counted(listing: str) -> dict[str, list[int | None]]:
@@ -34,6 +35,8 @@ def parse(listing: str) -> State:
         for sort, body in entry.items():
             if sort == "set":
                 state.sets[body["name"]] = _parse_set(body)
+            elif sort == "map" and _words(body["map"]) in _VERSION_OF:
+                state.ports[body["name"]] = _parse_ports(body)
             elif sort == "map":
                 state.maps[body["name"]] = VerdictMap(body["name"], dict(map(_parse_element, body.get("elem", ()))))
             elif sort == "chain":
@@ -50,10 +53,19 @@ def _parse_hook(body: Mapping[str, Any]) -> Hook | None:
 
 
 def _parse_set(body: Mapping[str, Any]) -> AddressSet:
-    written = body["type"] if isinstance(body["type"], str) else " . ".join(body["type"])
-    kind = _TYPE_OF.get(written, SetType.INTERFACE)
+    kind = _TYPE_OF.get(_words(body["type"]), SetType.INTERFACE)
     members = frozenset(_parse_member(item) for item in body.get("elem", ()))
     return AddressSet(body["name"], kind, members, "interval" in body.get("flags", ()))
+
+
+def _parse_ports(body: Mapping[str, Any]) -> PortMap:
+    kind = _TYPE_OF.get(_words(body["type"]), SetType.PORT)
+    leads = {_parse_member(key): _parse_member(data) for key, data in body.get("elem", ())}
+    return PortMap(body["name"], kind, _VERSION_OF[_words(body["map"])], leads)
+
+
+def _words(kind: str | list[str]) -> str:
+    return kind if isinstance(kind, str) else " . ".join(kind)
 
 
 def _parse_member(item: Any) -> str:

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import Iterable, Mapping
 
-from calico_plugin.model.desired import AddressSet, Chain, Hook, Rule, Ruleset, SetType, VerdictMap
+from calico_plugin.model.desired import AddressSet, Chain, Hook, PortMap, Rule, Ruleset, SetType, VerdictMap
 
 SCHEME = b"1"
 """Part of every comment's hash: change it whenever the same rule is written to the kernel in another way."""
@@ -27,25 +27,26 @@ class Line:
 
 @dataclass(frozen=True, slots=True)
 class Elements:
-    """Members of one set; with `targets` of a verdict map, interface -> chain (goto)."""
+    """Members of one set; with `targets` of a verdict map, interface -> chain (goto); with `data` of a port map."""
 
     type: SetType
     interval: bool
     members: tuple[str, ...]
     targets: tuple[str, ...] = ()
+    data: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
 class Step:
     """`verb` (add, delete, flush), `sort` (table, set, map, chain, rule, element), `name` of the object or its holder.
 
-    `body`: the set to declare, the base chain's hook, the rule, the elements.
+    `body`: the set or port map to declare, the base chain's hook, the rule, the elements.
     """
 
     verb: str
     sort: str
     name: str = ""
-    body: AddressSet | Hook | Line | Elements | None = None
+    body: AddressSet | PortMap | Hook | Line | Elements | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,10 +79,11 @@ class State:
     sets: dict[str, AddressSet] = field(default_factory=dict)
     maps: dict[str, VerdictMap] = field(default_factory=dict)
     chains: dict[str, Chain | Print] = field(default_factory=dict)
+    ports: dict[str, PortMap] = field(default_factory=dict)
 
     @classmethod
     def of(cls, ruleset: Ruleset) -> State:
-        return cls(True, dict(ruleset.sets), dict(ruleset.maps), dict(ruleset.chains))
+        return cls(True, dict(ruleset.sets), dict(ruleset.maps), dict(ruleset.chains), dict(ruleset.ports))
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,10 +110,16 @@ def difference(actual: State, desired: Ruleset, whole: bool = False) -> Script:
     if not build.actual.exists:
         build.steps.append(Step("add", "table"))
     build.sets(desired.sets)
-    build.chains(desired.chains, desired.maps)
+    build.chains(desired)
     build.maps(desired.maps)
+    build.ports(desired.ports)
     build.removals(desired)
     return build.script()
+
+
+def _others(actual: Mapping[str, object], desired: Mapping[str, object]) -> list[str]:
+    """Names of what is not the very instance that we wrote: few of thousands, so this is kept short."""
+    return [name for name, wanted in desired.items() if actual.get(name) is not wanted]
 
 
 class _Builder:
@@ -131,10 +139,8 @@ class _Builder:
         self.names.append(name)
 
     def sets(self, desired: Mapping[str, AddressSet]) -> None:
-        for name, wanted in desired.items():
-            there = self.actual.sets.get(name)
-            if there is wanted:
-                continue
+        for name in _others(self.actual.sets, desired):
+            wanted, there = desired[name], self.actual.sets.get(name)
             if there is None:
                 self.steps.append(Step("add", "set", name, wanted))
                 self.touch("sets", name)
@@ -149,20 +155,24 @@ class _Builder:
             self.steps.append(Step(verb, "element", wanted.name, Elements(wanted.type, wanted.interval, chosen)))
             self.touch("members", wanted.name, len(chosen))
 
-    def chains(self, desired: Mapping[str, Chain], maps: Mapping[str, VerdictMap]) -> None:
-        changed = [chain for name, chain in desired.items() if self.differs(self.actual.chains.get(name), chain)]
+    def chains(self, desired: Ruleset) -> None:
+        """And what their rules look things up in, empty."""
+        others = ((name, desired.chains[name]) for name in _others(self.actual.chains, desired.chains))
+        changed = [chain for name, chain in others if self.differs(self.actual.chains.get(name), chain)]
         for chain in changed:
             self.declare(chain)
-        for name in maps:
+        for name in desired.maps:
             if name not in self.actual.maps:
                 self.steps.append(Step("add", "map", name))
+                self.touch("elements", name, 0)
+        for name, ports in desired.ports.items():
+            if name not in self.actual.ports:
+                self.steps.append(Step("add", "map", name, ports))
                 self.touch("elements", name, 0)
         for chain in changed:
             self.fill(chain)
 
     def differs(self, there: Chain | Print | None, wanted: Chain) -> bool:
-        if there is wanted:
-            return False
         if isinstance(there, Chain):
             return there != wanted
         return there is None or there != fingerprint(wanted)
@@ -192,6 +202,21 @@ class _Builder:
             self.elements("delete", name, gone)
             self.elements("add", name, new)
 
+    def ports(self, desired: Mapping[str, PortMap]) -> None:
+        for name, wanted in desired.items():
+            there = self.actual.ports.get(name)
+            if there is wanted:
+                continue
+            old = there.elements if there is not None else {}
+            self.entries("delete", wanted, {key: to for key, to in old.items() if to != wanted.elements.get(key)})
+            self.entries("add", wanted, {key: to for key, to in wanted.elements.items() if to != old.get(key)})
+
+    def entries(self, verb: str, ports: PortMap, changed: Mapping[str, str]) -> None:
+        if changed:
+            body = Elements(ports.type, False, tuple(changed), data=tuple(changed.values()))
+            self.steps.append(Step(verb, "element", ports.name, body))
+            self.touch("elements", ports.name, len(changed))
+
     def elements(self, verb: str, name: str, changed: Mapping[str, str]) -> None:
         if changed:
             body = Elements(SetType.INTERFACE, False, tuple(changed), tuple(changed.values()))
@@ -203,6 +228,7 @@ class _Builder:
         chains = [name for name in self.actual.chains if name not in desired.chains]
         self.steps += [Step("flush", "chain", name) for name in chains]
         self.remove("map", [name for name in self.actual.maps if name not in desired.maps])
+        self.remove("map", [name for name in self.actual.ports if name not in desired.ports])
         self.remove("chain", chains)
         self.remove("set", [name for name in self.actual.sets if name not in desired.sets])
 

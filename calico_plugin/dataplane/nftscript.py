@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from calico_plugin.dataplane.nfexpressions import SAMPLE_BURST, SAMPLE_BYTES, SPARED_MARK
 from calico_plugin.dataplane.nfsteps import Elements, Line, Script, State, Step, difference
-from calico_plugin.model.desired import AddressSet, Field, Hook, Match, Rule, Ruleset, Sample, SetType, Verdict
+from calico_plugin.model.desired import AddressSet, Field, Hook, Match, PortMap, Rule, Ruleset, Sample, SetType, Verdict
 from calico_plugin.model.names import NFT_TABLE
 
 FAMILY = "inet"
@@ -18,12 +18,14 @@ TYPES = {
     SetType.IPV6: "ipv6_addr",
     SetType.IPV4_PORT: "ipv4_addr . inet_proto . inet_service",
     SetType.IPV6_PORT: "ipv6_addr . inet_proto . inet_service",
+    SetType.PORT: "inet_proto . inet_service",
     SetType.INTERFACE: "ifname",
     SetType.INTERFACE_IPV4: "ifname . ipv4_addr",
     SetType.INTERFACE_IPV6: "ifname . ipv6_addr",
 }
 _INTERFACE_FIRST = (SetType.INTERFACE, SetType.INTERFACE_IPV4, SetType.INTERFACE_IPV6)
 _MAP_TYPE = "ifname : verdict"
+PORT_DATA = {4: "ipv4_addr . inet_service", 6: "ipv6_addr . inet_service"}
 
 _FIELDS = {
     Field.FAMILY: "meta nfproto",
@@ -42,6 +44,8 @@ _FIELDS = {
     Field.OUT_INTERFACE: "oifname",
     Field.IN_INTERFACE_SOURCE4: "iifname . ip saddr",
     Field.IN_INTERFACE_SOURCE6: "iifname . ip6 saddr",
+    Field.OUT_INTERFACE_SOURCE4: "oifname . ip saddr",
+    Field.OUT_INTERFACE_SOURCE6: "oifname . ip6 saddr",
     Field.CONNECTION_STATE: "ct state",
     Field.CONNECTION_STATUS: "ct status",
 }
@@ -54,6 +58,8 @@ def render_match(match: Match) -> str:
     """One criterion in nft's words."""
     if match.field in _ICMP:
         return _render_icmp(_ICMP[match.field], match)
+    if match.field is Field.LOCAL:
+        return "fib daddr type local"
     if match.field is Field.SPARED:
         return f"meta mark & {SPARED_MARK:#x} {'==' if match.negated else '!='} 0"
     operator = "!= " if match.negated else ""
@@ -121,6 +127,10 @@ _VERDICTS = {
     Verdict.MAP_IN: "iifname vmap @{target}",
     Verdict.MAP_OUT: "oifname vmap @{target}",
     Verdict.MASQUERADE: "masquerade fully-random",
+    Verdict.PUBLISH4: "dnat ip to meta l4proto . th dport map @{target}",
+    Verdict.PUBLISH6: "dnat ip6 to meta l4proto . th dport map @{target}",
+    Verdict.PUBLISH_AT4: "dnat ip to ip daddr . meta l4proto . th dport map @{target}",
+    Verdict.PUBLISH_AT6: "dnat ip6 to ip6 daddr . meta l4proto . th dport map @{target}",
     Verdict.SNAT: "snat ip to {target} fully-random",
     Verdict.UNTRACK: "notrack accept",
     Verdict.SPARE: f"meta mark set meta mark | {SPARED_MARK:#x} accept",
@@ -151,6 +161,8 @@ def render_step(step: Step) -> str:
     if isinstance(step.body, AddressSet):
         flags = " flags interval;" if step.body.interval else ""
         return f"add set {where} {{ type {TYPES[step.body.type]};{flags} }}"
+    if isinstance(step.body, PortMap):
+        return f"add map {where} {{ type {TYPES[step.body.type]} : {PORT_DATA[step.body.version]}; }}"
     if (step.verb, step.sort) == ("add", "map"):
         return f"add map {where} {{ type {_MAP_TYPE}; }}"
     return f"{step.verb} {step.sort} {where}{_hook(step.body)}"
@@ -158,6 +170,8 @@ def render_step(step: Step) -> str:
 
 def _members(elements: Elements) -> list[str]:
     keys = [_member(elements.type, text) for text in elements.members]
+    if elements.data:
+        return [f"{key} : {data}" for key, data in zip(keys, elements.data)]
     if not elements.targets:
         return keys
     return [f"{key} : goto {target}" for key, target in zip(keys, elements.targets)]
@@ -170,5 +184,6 @@ def script_text(script: Script) -> str:
 def render(ruleset: Ruleset) -> str:
     """The whole table from nothing, objects and members sorted by name."""
     ordered = Ruleset(
-        dict(sorted(ruleset.sets.items())), dict(sorted(ruleset.chains.items())), dict(sorted(ruleset.maps.items())))
+        dict(sorted(ruleset.sets.items())), dict(sorted(ruleset.chains.items())), dict(sorted(ruleset.maps.items())),
+        dict(sorted(ruleset.ports.items())))
     return script_text(difference(State(), ordered)) + "\n"

@@ -17,7 +17,18 @@ from calico_plugin.dataplane.nfread import parse
 from calico_plugin.dataplane.nfsteps import Print
 from calico_plugin.dataplane.nftables import Table, render
 from calico_plugin.errors import DataplaneError
-from calico_plugin.model.desired import AddressSet, Chain, Field, Match, Rule, Ruleset, SetType, Verdict, VerdictMap
+from calico_plugin.model.desired import (
+    AddressSet,
+    Chain,
+    Field,
+    Match,
+    PortMap,
+    Rule,
+    Ruleset,
+    SetType,
+    Verdict,
+    VerdictMap,
+)
 from calico_plugin.policy import PolicyEngine, PolicyOptions
 from tests.kernel.packets import in_namespace
 from tests.kernel.policylab import FLAVOURS, host_endpoint
@@ -28,6 +39,11 @@ from tests.unit.policy.worlds import OPEN, endpoint, policy
 pytestmark = pytest.mark.root
 
 WEB, API = endpoint("web", "10.65.0.10", {"app": "web"}), endpoint("api", "10.65.0.20", {"app": "api"})
+PORTS = [
+    {"protocol": protocol, "port": 80, "hostPort": 8080, "hostIP": host_ip}
+    for protocol in ("TCP", "UDP", "SCTP") for host_ip in ("", "127.0.0.1", "172.31.0.1", "fd31::1")
+]
+PUBLISHES = endpoint("pub", "10.65.0.60", {"app": "web"}, ipNetworks=["10.65.0.60/32", "fd65::60/128"], ports=PORTS)
 RULE = policy("p", selector="app=='web'", ingress=[{"action": "Allow", "source": {"selector": "app=='api'"}}])
 SET = {"kind": "GlobalNetworkSet", "metadata": {"name": "s", "labels": {"app": "api"}},
        "spec": {"nets": ["10.1.0.0/16", "10.1.2.0/24", "2001:db8::/32", "::ffff:0:0/96", "0.0.0.0/0"]}}
@@ -83,7 +99,7 @@ def test_second_apply_writes_nothing(table: Table) -> None:
 
 def test_restart_touches_nothing_that_is_right(namespace: str, table: Table) -> None:
     """A new process reads the table back and finds every set, chain and element as it should be; handles stay."""
-    documents = (OPEN, WEB, API, RULE, SET)
+    documents = (OPEN, WEB, API, RULE, SET, PUBLISHES)
     table.apply(engine(*documents).compile())
     before = nft(namespace, "-a", "list", "table", "inet", "calico")
     second = in_namespace(namespace, Table)
@@ -106,9 +122,9 @@ def test_each_object_goes_with_its_last_use(namespace: str, table: Table) -> Non
     made = engine()
     table.apply(made.compile())
     frame = nft(namespace, "list", "table", "inet", "calico")
-    for document in (OPEN, WEB, API, RULE, SET):
+    for document in (OPEN, WEB, API, RULE, SET, PUBLISHES):
         table.apply(tell(made, document))
-    for document in (API, SET, WEB, RULE, OPEN):
+    for document in (API, SET, WEB, PUBLISHES, RULE, OPEN):
         table.apply(tell(made, document, gone=True))
     assert nft(namespace, "list", "table", "inet", "calico") == frame
 
@@ -201,7 +217,7 @@ def listing(namespace: str) -> str:
 def test_what_we_send_is_what_nft_sends_for_our_text(namespace: str, seed: int | None) -> None:
     """The same ruleset over our netlink messages and as text through the nft program: the kernel holds the same."""
     documents = [*World(seed).resources(), *OPTIONS[seed % 3:]] if seed is not None else [
-        OPEN, WEB, API, RULE, SET, host_endpoint("h", "eth0"), *FLAVOURS]
+        OPEN, WEB, API, PUBLISHES, RULE, SET, host_endpoint("h", "eth0"), *FLAVOURS]
     options = (PolicyOptions(log_group=88, flow_log=True), worlds.SMALL_BLOCKS)[(seed or 0) % 2]
     ruleset = worlds.compiled(worlds.objects(documents), "n1", options)
     command = ["nsenter", f"--net=/run/netns/{namespace}", "nft", "-f", "-"]
@@ -239,13 +255,24 @@ def random_members(rng: random.Random) -> dict[str, AddressSet]:
     return {item.name: item for item in found}
 
 
+def random_ports(rng: random.Random) -> dict[str, PortMap]:
+    """Port maps of every type."""
+    found = (
+        PortMap("p4-x", SetType.PORT, 4, {f"{rng.choice((6, 17))} . {number}": "10.0.0.1 . 80" for number in range(9)}),
+        PortMap("p6-x", SetType.PORT, 6, {f"132 . {rng.randrange(9) + 1}": f"fd00::1 . {rng.randrange(65535) + 1}"}),
+        PortMap("q4-x", SetType.IPV4_PORT, 4, {f"10.0.0.{rng.randrange(9)} . 6 . 80": "10.1.2.3 . 65535"}),
+        PortMap("q6-x", SetType.IPV6_PORT, 6, {"fd00::2 . 6 . 443": f"fd00::{rng.randrange(9) + 1} . 1"}),
+    )
+    return {item.name: item for item in found}
+
+
 def test_elements_over_netlink_are_what_nft_reads(namespace: str, table: Table) -> None:
-    """Random changes of members of every type of set, and of a map: read back by us and by nft, nothing differs."""
+    """Random changes of members of every type of set, and of maps: read back by us and by nft, nothing differs."""
     rng = random.Random(3)
     chains = {name: Chain(name) for name in ("a", "b")}
     for number in range(40):
         elements = {f"cali{index}": rng.choice("ab") for index in range(rng.randrange(6))}
-        ruleset = Ruleset(random_members(rng), chains, {"m": VerdictMap("m", elements)})
+        ruleset = Ruleset(random_members(rng), chains, {"m": VerdictMap("m", elements)}, random_ports(rng))
         assert table.apply(ruleset).attempts == 1
         assert table.audit() == (), f"round {number}"
         assert parse(nft(namespace, "-j", "-nn", "list table inet calico")) == table.read()

@@ -6,7 +6,8 @@ from typing import Any, Mapping
 
 import pytest
 
-from calico_plugin.agent.cutting import Judge, concerned
+from calico_plugin.agent.concern import Concern
+from calico_plugin.agent.cutting import Judge
 from calico_plugin.dataplane.conntrack import Connection
 from calico_plugin.dataplane.netlink import Message
 from calico_plugin.model.desired import Ruleset
@@ -39,8 +40,16 @@ class Cluster:
         return self.engine.compile()
 
 
+def concerned(old: Ruleset | None, new: Ruleset) -> set[str]:
+    concern = Concern()
+    if old is not None:
+        concern.of(old)
+    return concern.of(new)
+
+
 def connection(source: str, destination: str, port: int | None = 80, protocol: int = 6, **more: Any) -> Connection:
-    values: dict[str, Any] = {"icmp_type": None, "icmp_code": None, "expected": False, **more}
+    nothing = {"icmp_type": None, "icmp_code": None, "expected": False, "translated": False}
+    values: dict[str, Any] = {**nothing, **more}
     return Connection(
         source=source, destination=destination, protocol=protocol, source_port=4000 if port else None,
         destination_port=port, deletion=Message(0, 0, b"", ""), **values)
@@ -106,3 +115,23 @@ def test_judge(one: Connection, forbidden: bool) -> None:
     """As a first packet would be, except what no policy meets."""
     judge = Judge(Cluster(WEB, API, ALLOW_API).set(), frozenset({"172.16.0.1"}))
     assert judge.forbids(one) is forbidden
+
+
+def test_what_is_kept_is_right_after_many_changes() -> None:
+    """One that heard all rulesets says the same as one that hears the last two only."""
+    cluster, concern = Cluster(WEB, API), Concern()
+    changes: list[tuple[str, Mapping[str, Any]]] = [
+        ("set", ALLOW_API), ("set", FAR), ("unset", API), ("set", API), ("unset", ALLOW_API), ("set", ALLOW_API),
+        ("set", policy("q", order=1, selector="all()", ingress=[{"action": "Deny", "source": {"selector": "all()"}}])),
+        ("unset", FAR), ("set", FAR), ("unset", WEB), ("set", WEB), ("unset", ALLOW_API), ("unset", FAR),
+    ]
+    old = cluster.set()
+    concern.of(old)
+    found = set()
+    for verb, document in changes:
+        new = getattr(cluster, verb)(document)
+        expected = concerned(old, new)
+        assert concern.of(new) == expected, (verb, document)
+        found |= expected
+        old = new
+    assert found >= {"10.65.0.10", "10.65.0.20", "10.65.9.9"}
