@@ -9,6 +9,7 @@
     ├── AlreadyExists           the named object exists already (carries what is stored)
     ├── Conflict                changed by another meanwhile, or claimed by another node (carries what is stored)
     ├── PoolExhausted           no free address (block limit, strict affinity, pool full)
+    ├── PortTaken               a port of the host is not free (names address, port, protocol and who has it)
     ├── DatastoreError          etcd: the text always has the word "etcd"
     │   ├── DatastoreUnavailable    no endpoint answered in time
     │   ├── DatastoreUnauthorized   user, password or certificate refused
@@ -70,6 +71,14 @@ class Conflict(CalicoError):
 
 class PoolExhausted(CalicoError):
     """No address can be given; the text says why and which pools were tried."""
+
+
+class PortTaken(CalicoError):
+    """`door` is what was asked for, e.g. ``0.0.0.0:8080/tcp``; `holder` who has it, where that is known."""
+
+    def __init__(self, door: str, holder: str) -> None:
+        self.door = door
+        super().__init__(f"port {door} of this host is taken: {holder}")
 
 
 class DatastoreError(CalicoError):

@@ -19,6 +19,7 @@ class SetType(Enum):
     IPV6 = "ipv6"
     IPV4_PORT = "ipv4 . protocol . port"
     IPV6_PORT = "ipv6 . protocol . port"
+    PORT = "protocol . port"
     INTERFACE = "interface"
     INTERFACE_IPV4 = "interface . ipv4"
     INTERFACE_IPV6 = "interface . ipv6"
@@ -58,6 +59,9 @@ class Field(Enum):
     OUT_INTERFACE = "output interface"
     IN_INTERFACE_SOURCE4 = "input interface . source4"
     IN_INTERFACE_SOURCE6 = "input interface . source6"
+    OUT_INTERFACE_SOURCE4 = "output interface . source4"
+    OUT_INTERFACE_SOURCE6 = "output interface . source6"
+    LOCAL = "destination is this host"
     CONNECTION_STATE = "connection state"
     CONNECTION_STATUS = "connection status"
     SPARED = "accepted before translation"
@@ -84,7 +88,9 @@ class Verdict(Enum):
     another source: that of the link, or the IPv4 address in `Rule.target`; both may limit ports, `:lo-hi`.
     `UNTRACK` accepts and keeps connection tracking off the packet, `SPARE` accepts and tells later chains of ours so
     (`Field.SPARED`). `JUMP`/`GOTO` name a chain in `Rule.target`; `MAP_IN`/`MAP_OUT` look the input/output interface
-    up in the verdict map `Rule.target` and carry on when it is not there.
+    up in the verdict map `Rule.target` and carry on when it is not there. `PUBLISH4`/`PUBLISH6` look protocol and port
+    up in the port map `Rule.target`, `PUBLISH_AT4`/`PUBLISH_AT6` destination, protocol and port: a connection found
+    there gets the destination that stands there.
     """
 
     ACCEPT = "accept"
@@ -96,6 +102,10 @@ class Verdict(Enum):
     MAP_IN = "look up input interface"
     MAP_OUT = "look up output interface"
     MASQUERADE = "masquerade"
+    PUBLISH4 = "ipv4 destination of protocol . port"
+    PUBLISH6 = "ipv6 destination of protocol . port"
+    PUBLISH_AT4 = "ipv4 destination of address . protocol . port"
+    PUBLISH_AT6 = "ipv6 destination of address . protocol . port"
     SNAT = "source address"
     UNTRACK = "accept, do not track"
     SPARE = "accept, and remember"
@@ -168,9 +178,20 @@ class VerdictMap:
 
 
 @dataclass(frozen=True, slots=True)
+class PortMap:
+    """Key -> `address . port` of IP version `version`."""
+
+    name: str
+    type: SetType
+    version: int
+    elements: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
 class Ruleset:
     """Everything in our table, by name."""
 
     sets: Mapping[str, AddressSet] = field(default_factory=dict)
     chains: Mapping[str, Chain] = field(default_factory=dict)
     maps: Mapping[str, VerdictMap] = field(default_factory=dict)
+    ports: Mapping[str, PortMap] = field(default_factory=dict)

@@ -14,6 +14,7 @@ from calico_plugin.errors import InvalidInput
 from calico_plugin.model.codec import Invalid
 from calico_plugin.model.desired import Ruleset, SetType, VerdictMap
 from calico_plugin.model.keys import ResourceKey
+from calico_plugin.model.published import Published
 from calico_plugin.model.resources import (
     FelixConfiguration,
     GlobalNetworkPolicy,
@@ -26,7 +27,7 @@ from calico_plugin.model.resources import (
     WorkloadEndpoint,
 )
 from calico_plugin.model.resources.policy import GlobalNetworkSet, NetworkSet
-from calico_plugin.policy import chains, nat, reading, stages
+from calico_plugin.policy import chains, nat, ports, reading, stages
 from calico_plugin.policy.chains import ListPart
 from calico_plugin.policy.ends import NAMES as ENDS
 from calico_plugin.policy.ends import TunnelEnds
@@ -72,6 +73,7 @@ class PolicyEngine:
         self._lists = Lists()
         self._book = Book()
         self._writer = Writer(self._book, self._lists, self._members)
+        self._ports = ports.Ports()
         self._maps: Mapping[str, VerdictMap] = {}
         self._frame: set[str] = set()
         self._handlers: dict[str, Callable[[ResourceKey, Update], None]] = {
@@ -122,6 +124,10 @@ class PolicyEngine:
     def interfaces(self) -> Mapping[str, ResourceKey]:
         """Host-side interface -> the workload endpoint whose policy the last compile() holds."""
         return {interface: binding.endpoint.key for interface, binding in self._workloads.bound.items()}
+
+    def published(self) -> Mapping[str, tuple[Published, ...]]:
+        """Interface -> ports of the host that lead to its endpoint, as the last compile() holds them."""
+        return self._ports.in_force
 
     def options(self) -> PolicyOptions:
         """As they are in force now."""
@@ -295,7 +301,7 @@ class PolicyEngine:
         self._writer.settle(self._changed)
         self._changed.clear()
         self._writer.write(self._options)
-        return Ruleset(dict(self._writer.sets), dict(self._writer.chains), self._maps)
+        return Ruleset(dict(self._writer.sets), dict(self._writer.chains), self._maps, self._ports.maps)
 
     def _bind(self) -> None:
         """Endpoint -> lists, wherever something changed."""
@@ -305,8 +311,15 @@ class PolicyEngine:
             self._writer.move(chains.KNOWN, SetType.INTERFACE, *moved.known)
             for family, sides in moved.own.items():
                 self._writer.move(chains.OWN[family], SetType[f"INTERFACE_IPV{family}"], *sides)
+            if self._ports.settle(moved.interfaces(), self._workloads.bound):
+                self._write_published()
         if self._hosts.bind(self._lists, self._host_list) or moved is not None:
             self._write_frame()
+
+    def _write_published(self) -> None:
+        for name in ports.REACHED.values():
+            self._writer.sets.pop(name, None)
+        self._writer.sets.update((item.name, item) for item in self._ports.sets)
 
     def _bind_siblings(self, moved: Iterable[str]) -> None:
         for interface in moved:
@@ -317,7 +330,8 @@ class PolicyEngine:
     def _workload_list(self, endpoint: Endpoint, direction: str) -> ListPart:
         word = direction.capitalize()
         policies = [policy for policy in self._policies_of(endpoint.key) if _governs_workloads(policy, word)]
-        return ListPart(direction, self._tiers.parts(direction, policies), endpoint.profiles)
+        implied = (ports.PROFILE,) if direction == "ingress" and any(map(ports.reaches_out, endpoint.published)) else ()
+        return ListPart(direction, self._tiers.parts(direction, policies), (*implied, *endpoint.profiles))
 
     def _host_list(self, host: Host, stage: Stage) -> ListPart:
         policies = [policy for policy in self._policies_of(host.key) if stage.takes(policy)]
@@ -343,6 +357,8 @@ class PolicyEngine:
             wanted += stages.base_chains(self._options, self._hosts.everywhere, self._write_ends())
         else:
             self._drop_ends(())
+        if self._ports.maps:
+            wanted += ports.base_chains(self._options)
         for name in self._frame - {chain.name for chain in wanted}:
             del self._writer.chains[name]
         for chain in wanted:

@@ -20,7 +20,9 @@ MAX_DEPTH = 16
 
 @dataclass(frozen=True, slots=True)
 class Flow:
-    """A packet. `state` is what connection tracking says of it; ports and ICMP fields are None where it has none."""
+    """A packet. `state` is what connection tracking says of it, `translated` whether it has given it its destination;
+    ports and ICMP fields are None where it has none.
+    """
 
     source: str
     destination: str
@@ -33,6 +35,7 @@ class Flow:
     out_interface: str = ""
     state: str = "new"
     spared: bool = False
+    translated: bool = False
 
     @property
     def family(self) -> int:
@@ -212,6 +215,7 @@ def _readers() -> Iterator[tuple[Field, Callable[[Flow], str | None]]]:
     yield Field.IN_INTERFACE, lambda flow: flow.in_interface
     yield Field.OUT_INTERFACE, lambda flow: flow.out_interface
     yield Field.CONNECTION_STATE, lambda flow: flow.state
+    yield Field.CONNECTION_STATUS, lambda flow: "dnat" if flow.translated else None
     for family in (4, 6):
         yield Field[f"SOURCE{family}"], _of_family(family, lambda flow: flow.source)
         yield Field[f"DESTINATION{family}"], _of_family(family, lambda flow: flow.destination)

@@ -19,6 +19,7 @@ from calico_plugin.errors import InvalidInput
 from calico_plugin.model import names
 from calico_plugin.model.codec import Invalid
 from calico_plugin.model.keys import ResourceKey
+from calico_plugin.model.published import Published, published
 from calico_plugin.model.resources import HostEndpoint, Profile, Tier, WorkloadEndpoint
 from calico_plugin.model.resources.endpoint import EndpointPort, WorkloadEndpointPort
 from calico_plugin.model.resources.policy import (
@@ -57,6 +58,7 @@ class Endpoint:
     brings: Contribution
     spoof: tuple[str, ...]
     rank: tuple[str, str, str]
+    published: tuple[Published, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -158,7 +160,8 @@ def read_endpoint(key: ResourceKey, resource: WorkloadEndpoint, prefix: str, spo
     rank = (spec.orchestrator, f"{key.namespace}/{spec.workload}", spec.endpoint or key.name)
     labels = _workload_labels(key, resource)
     return Endpoint(
-        key, node, spec.interface_name, labels, spec.profiles, brings, spec.allow_spoofed_source_prefixes, rank)
+        key, node, spec.interface_name, labels, spec.profiles, brings, spec.allow_spoofed_source_prefixes, rank,
+        published(spec))
 
 
 def _brings(

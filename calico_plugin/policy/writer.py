@@ -6,7 +6,7 @@ from typing import Iterable
 
 from calico_plugin.model.desired import AddressSet, Chain, SetType
 from calico_plugin.model.keys import ResourceKey
-from calico_plugin.policy import chains
+from calico_plugin.policy import chains, ports
 from calico_plugin.policy.lists import Lists
 from calico_plugin.policy.members import MemberSets
 from calico_plugin.policy.options import PolicyOptions
@@ -110,6 +110,9 @@ class Writer:
 
     def _write_user(self, user: User, options: PolicyOptions) -> None:
         direction, subject = user
+        if subject == ports.PROFILE:
+            self.put(ports.profile_chain(direction, options))
+            return
         if isinstance(subject, str):
             self.put(chains.profile_chain(self._book.profile(subject), direction, self._members.name, options))
             return
