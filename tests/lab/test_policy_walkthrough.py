@@ -3,11 +3,13 @@ from __future__ import annotations
 
 import json
 import re
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 
 from tests.lab.connectivity import Container
+from tests.lab.machine import Machine
 from tests.lab.wait import wait_for
 
 PAGE = Path(__file__).parents[2] / "docs" / "policy.md"
@@ -67,6 +69,67 @@ def ask(lab, *words: str, stdin: str = "") -> dict:
     done = lab["host1"].run("calicoctl", "policy", *words, "-o", "json", env=lab.node("host1").environment(),
                             stdin=stdin.encode())
     return json.loads(done.stdout)
+
+
+@dataclass
+class Firsts:
+    """Fresh containers whose first packets ask for a connection to a forbidden and to an allowed port of a target; and
+    what of that came out of the target's link, on the wire.
+    """
+
+    host: Machine
+    network: str
+    target: Container
+    place: str = "/run/firsts.pcap"
+
+    def start(self, rounds: int, *options: str) -> str:
+        """What tcpdump saw."""
+        # At once: what the kernel has not handed over yet would be lost when tcpdump ends.
+        capture = self.host.popen("tcpdump", "-n", "-U", "--immediate-mode", "-i", self.target.interface(), "-w",
+                                  self.place, "tcp[tcpflags] & (tcp-syn | tcp-ack) == tcp-syn")
+        wait_for("tcpdump", lambda: self.host.run("test", "-e", self.place, check=False).returncode == 0, 10)
+        address = self.target.address()
+        # Nobody listens there: an allowed connection is refused at once.
+        script = f"nc -w 1 {address} 5301 & nc -w 1 {address} 5300; sleep 0.3"
+        words = " ".join(options)
+        commands = [f'docker run --rm --net {self.network} {words} busybox sh -c "{script}"'] * AT_ONCE
+        together = " & ".join(f"{{ {command}; }}" for command in commands) + " & wait"
+        for _ in range(rounds // AT_ONCE):
+            self.host.run("sh", "-c", together, seconds=90, check=False)
+        capture.terminate()
+        capture.wait(10)
+        return self.host.run("tcpdump", "-n", "-r", self.place, check=False).stdout
+
+    def check(self, rounds: int, *options: str) -> None:
+        seen = self.start(rounds, *options)
+        address = self.target.address()
+        assert f"{address}.5301" not in seen, seen
+        assert seen.count(f"> {address}.5300:") == rounds, seen
+
+
+def only_5300(name: str, selector: str) -> str:
+    return f"""\
+apiVersion: projectcalico.org/v3
+kind: GlobalNetworkPolicy
+metadata: {{name: {name}}}
+spec:
+  selector: {selector}
+  types: [Egress]
+  egress:
+  - {{action: Allow, protocol: TCP, destination: {{ports: [5300]}}}}
+"""
+
+
+@pytest.mark.parametrize("rounds", [ROUNDS, pytest.param(100, marks=pytest.mark.long)])
+def test_first_packets_meet_exactly_their_policy(lab, network, run, apply, rounds):
+    """On the wire to the target there is no forbidden packet of any fresh container, and every allowed one."""
+    net = network("cal_firsts")
+    target = run("host1", "firsts-target", net)
+    apply(only_5300("firsts", f"has({net})"))
+    wait_for("the policy", lambda: "firsts" in json.dumps(ask(lab, "list", "--for", "firsts-target")), 10)
+    wait_for("the policy in force", lambda: "po-gnp/firsts" in lab["host1"].run(
+        "nft", "list", "table", "inet", "calico").stdout, 10)
+    Firsts(lab["host1"], net, target).check(rounds)
 
 
 def test_walkthrough(labelled, network, run, apply):
@@ -159,39 +222,38 @@ class Talk:
 
 
 @pytest.mark.parametrize("rounds", [ROUNDS, pytest.param(100, marks=pytest.mark.long)])
-def test_first_packets_meet_exactly_their_policy(lab, network, run, apply, rounds):
-    """Fresh containers first ask for a connection to a forbidden and to an allowed port: on the wire to the target
-    there is no forbidden packet, and every allowed one.
+def test_first_packets_meet_the_policy_of_their_labels(labelled, network, run, apply, rounds):
+    """The same where only a label of the container leads to the policy: without it all would be allowed."""
+    lab = labelled
+    net = network("cal_labels")
+    target = run("host1", "labels-target", net)
+    apply(only_5300("labels", "role == 'asker'"))
+    Firsts(lab["host1"], net, target).check(rounds, "--label", "org.projectcalico.label.role=asker")
+
+
+@pytest.mark.long
+def test_container_that_dockerd_starts_by_itself_is_dark_until_its_labels_are_known(labelled, network, run, apply):
+    """While dockerd starts, its API tells nothing. The container comes back, its labels too, and nothing forbidden was
+    ever on the wire: it asked for nothing else from its first moment.
     """
-    net = network("cal_firsts")
-    target = run("host1", "firsts-target", net)
-    apply(f"""\
-apiVersion: projectcalico.org/v3
-kind: GlobalNetworkPolicy
-metadata: {{name: firsts}}
-spec:
-  selector: has({net})
-  types: [Egress]
-  egress:
-  - {{action: Allow, protocol: TCP, destination: {{ports: [5300]}}}}
-""")
-    wait_for("the policy", lambda: "firsts" in json.dumps(ask(lab, "list", "--for", "firsts-target")), 10)
-    wait_for("the policy in force", lambda: "po-gnp/firsts" in lab["host1"].run(
-        "nft", "list", "table", "inet", "calico").stdout, 10)
-    place = "/run/firsts.pcap"
-    # At once: what the kernel has not handed over yet would be lost when tcpdump ends.
-    capture = lab["host1"].popen("tcpdump", "-n", "-U", "--immediate-mode", "-i", target.interface(), "-w", place,
-                                 "tcp[tcpflags] & (tcp-syn | tcp-ack) == tcp-syn")
-    wait_for("tcpdump", lambda: lab["host1"].run("test", "-e", place, check=False).returncode == 0, 10)
+    lab = labelled
+    net = network("cal_again")
+    target = run("host2", "again-target", net)
+    apply(only_5300("again", "role == 'asker'"))
     address = target.address()
-    # Nobody listens there: an allowed connection is refused at once.
-    script = f"nc -w 1 {address} 5301 & nc -w 1 {address} 5300; sleep 0.3"
-    commands = [f'docker run --rm --net {net} busybox sh -c "{script}"'] * AT_ONCE
-    together = " & ".join(f"{{ {command}; }}" for command in commands) + " & wait"
-    for _ in range(rounds // AT_ONCE):
-        lab["host1"].run("sh", "-c", together, seconds=90, check=False)
+    again = run("host1", "again", net, "--restart", "always", "--label", "org.projectcalico.label.role=asker",
+                command=f"sh -c 'while true; do nc -w 1 {address} 5301; done'")
+    capture = lab["host1"].popen("tcpdump", "-n", "-U", "--immediate-mode", "-i", "eth0", "-w", "/run/again.pcap",
+                                 "tcp", "port", "5301", "or", "port", "5300")
+    wait_for("tcpdump", lambda: lab["host1"].run("test", "-e", "/run/again.pcap", check=False).returncode == 0, 10)
+    before = again.endpoint()
+    lab.docker("host1").restart()
+    wait_for("the container", lambda: again.inspect("{{.State.Running}}") == "true", 30)
+    assert again.endpoint() != before
+    wait_for("what it may do", lambda: again.machine.run(
+        "docker", "exec", again.name, "sh", "-c", f"nc -w 1 {address} 5300 2>&1 < /dev/null; true",
+        check=False).stdout.count("refused"), 30)
     capture.terminate()
     capture.wait(10)
-    seen = lab["host1"].run("tcpdump", "-n", "-r", place, check=False).stdout
-    assert f"{address}.5301" not in seen, seen
-    assert seen.count(f"> {address}.5300:") == rounds, seen
+    seen = lab["host1"].run("tcpdump", "-n", "-r", "/run/again.pcap", check=False).stdout
+    assert ".5301" not in seen and ".5300" in seen, seen
