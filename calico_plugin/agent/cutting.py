@@ -19,12 +19,12 @@ from typing import Callable, Collection, Iterable, Mapping
 
 import structlog
 
+from calico_plugin.agent.concern import Concern, interfaces_of
 from calico_plugin.agent.worker import Worker
 from calico_plugin.dataplane.conntrack import Connection
-from calico_plugin.model.desired import DENIES, AddressSet, Chain, Ruleset, Verdict
+from calico_plugin.model.desired import DENIES, Ruleset
 from calico_plugin.observe.metrics import Metrics
 from calico_plugin.policy import explain
-from calico_plugin.policy.chains import FROM_WORKLOAD, OWN, TO_WORKLOAD
 from calico_plugin.policy.explain import Flow
 
 COLLECT_SECONDS = 0.2
@@ -32,7 +32,6 @@ _SLICE_SECONDS = 0.005
 _BATCH = 256
 # Verdicts that are kept while one look lasts.
 _REMEMBERED = 20_000
-_CHAIN_JUMPS = (Verdict.JUMP, Verdict.GOTO)
 
 
 @dataclass(frozen=True)
@@ -52,6 +51,8 @@ class Cutter:
         self._lock = threading.Lock()
         self._latest: Ruleset | None = None
         self._judged: Ruleset | None = None
+        self._concern = Concern()
+        self._wanted: set[str] = set()
         self._log = structlog.get_logger(part="connections")
         self.worker = Worker("connections", self._step)
 
@@ -67,10 +68,11 @@ class Cutter:
             rules = self._latest
         if rules is None or rules is self._judged:
             return
-        wanted = concerned(self._judged, rules)
-        if wanted:
-            self._look(rules, wanted)
-        self._judged = rules
+        # Kept until they have been looked at: that may fail, and is tried again.
+        self._wanted |= self._concern.of(rules)
+        if self._wanted:
+            self._look(rules, self._wanted)
+        self._wanted, self._judged = set(), rules
 
     def _look(self, rules: Ruleset, wanted: Collection[str]) -> None:
         judge = Judge(rules, frozenset(self._kernel.own_addresses()))
@@ -130,7 +132,7 @@ class Judge:
     ) -> bool:
         place = (
             walk, interface, connection.source, connection.destination, connection.protocol, connection.source_port,
-            connection.destination_port, connection.icmp_type, connection.icmp_code,
+            connection.destination_port, connection.icmp_type, connection.icmp_code, connection.translated,
         )
         if place not in self._known:
             if len(self._known) >= _REMEMBERED:
@@ -143,97 +145,5 @@ class Judge:
 def _flow(connection: Connection) -> Flow:
     return Flow(
         connection.source, connection.destination, connection.protocol, connection.source_port,
-        connection.destination_port, connection.icmp_type, connection.icmp_code,
+        connection.destination_port, connection.icmp_type, connection.icmp_code, translated=connection.translated,
     )
-
-
-def interfaces_of(rules: Ruleset) -> Mapping[str, str]:
-    """Address -> interface of this host's endpoints."""
-    found = {}
-    for name in OWN.values():
-        for member in rules.sets[name].members:
-            interface, _, address = member.partition(" . ")
-            found[address] = interface
-    return found
-
-
-def concerned(old: Ruleset | None, new: Ruleset) -> set[str]:
-    """Addresses whose connections may be forbidden now and were not before; `old` None: all endpoints' of this host."""
-    addresses: dict[str, list[str]] = {}
-    for address, interface in interfaces_of(new).items():
-        addresses.setdefault(interface, []).append(address)
-    if old is None:
-        return {address for listed in addresses.values() for address in listed}
-    changes = _Changes(old, new)
-    found: set[str] = set()
-    for name in (FROM_WORKLOAD, TO_WORKLOAD):
-        before = old.maps[name].elements if name in old.maps else {}
-        for interface, chain in new.maps[name].elements.items():
-            if interface not in before:
-                continue  # it carried nothing before
-            touched = None if before[interface] != chain else changes.of(chain)
-            found.update(addresses.get(interface, ()) if touched is None else touched)
-    return found
-
-
-class _Changes:
-    """What changed below chains, each looked at once."""
-
-    def __init__(self, old: Ruleset, new: Ruleset) -> None:
-        self._old, self._new = old, new
-        self._chains: dict[str, frozenset[str] | None] = {}
-        self._sets: dict[str, tuple[frozenset[str], frozenset[str]]] = {}
-
-    def of(self, name: str) -> frozenset[str] | None:
-        """Addresses to look at; None: all of the endpoints that use the chain."""
-        if name not in self._chains:
-            self._chains[name] = self._of(self._new.chains[name])
-        return self._chains[name]
-
-    def _of(self, chain: Chain) -> frozenset[str] | None:
-        before = self._old.chains.get(chain.name)
-        if before is not chain and before != chain:
-            return None
-        found: set[str] = set()
-        for rule in chain.rules:
-            for match in rule.matches:
-                if match.set_name:
-                    came, went = self._moved(match.set_name)
-                    gained, lost = (went, came) if match.negated else (came, went)
-                    found |= _harmful(rule.verdict, bool(rule.origin), gained, lost)
-            if rule.verdict in _CHAIN_JUMPS:
-                below = self.of(rule.target)
-                if below is None:
-                    return None
-                found |= below
-        # A prefix stands for more addresses than can be asked for.
-        return None if any("/" in address for address in found) else frozenset(found)
-
-    def _moved(self, name: str) -> tuple[frozenset[str], frozenset[str]]:
-        if name not in self._sets:
-            self._sets[name] = _difference(self._old.sets.get(name), self._new.sets[name])
-        return self._sets[name]
-
-
-def _harmful(verdict: Verdict, written: bool, gained: frozenset[str], lost: frozenset[str]) -> set[str]:
-    """Of addresses that a rule matches now (or no more): those that this can forbid something. A `return` that nobody
-    wrote is a guard, which says nothing that the rules behind it do not say.
-    """
-    if verdict is Verdict.ACCEPT:
-        return {*lost}
-    if verdict in DENIES:
-        return {*gained}
-    return {*gained, *lost} if verdict is Verdict.RETURN and written else set()
-
-
-def _difference(old: AddressSet | None, new: AddressSet) -> tuple[frozenset[str], frozenset[str]]:
-    """Addresses that came and went; of `address . protocol . port` the address."""
-    if old is new:
-        return frozenset(), frozenset()
-    before = old.members if old is not None else frozenset()
-    came, went = new.members - before, before - new.members
-    return frozenset(map(_address, came)), frozenset(map(_address, went))
-
-
-def _address(member: str) -> str:
-    return member.partition(" . ")[0]
