@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import os
 from concurrent.futures import ThreadPoolExecutor
-from typing import Callable, Generator, Iterator
+from typing import Any, Callable, Generator, Iterator
 
 import pytest
 
@@ -15,6 +15,7 @@ from tests.lab import leaks, state
 from tests.lab.connectivity import Container, start_container
 from tests.lab.diagnostics import bug_lines, dump
 from tests.lab.lab import Lab
+from tests.lab.releases import RELEASES
 from tests.lab.spec import LabSpec
 from tests.lab.wait import wait_for
 
@@ -66,6 +67,27 @@ def store_lab(request: pytest.FixtureRequest) -> Iterator[Lab]:
         return
     lab.down(keep_logs=failed)
     assert not bugs, f"the logs in {lab.logs} speak of bugs:\n" + "\n".join(bugs[:20])
+
+
+def _params() -> list[Any]:
+    labels = ("20.10", "26.1", "28.5", "20.10 and 28.5")
+    return [pytest.param(label, marks=[] if label == "20.10" else [pytest.mark.long]) for label in labels]
+
+
+@pytest.fixture(scope="session", params=_params())
+def pair(request: pytest.FixtureRequest) -> Iterator[Lab]:
+    """host1 and host2, each with a Docker of its own, calico-node on both."""
+    own = state.claim_free("pytest-pair")
+    mixed = tuple(RELEASES[label] for label in (request.param.split(" and ") * 2)[:2])
+    lab = labs.up(LabSpec(own.name, hosts=2, cluster_store=False, mixed=mixed))
+    try:
+        start_calico(lab)
+        yield lab
+        if request.session.testsfailed:
+            print("lab dumped to", dump(lab, "pair"))
+        assert not bug_lines(lab)
+    finally:
+        state.clear(own.name, keep_logs=bool(request.session.testsfailed))
 
 
 def start_calico(lab: Lab) -> None:
