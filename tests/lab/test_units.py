@@ -48,6 +48,7 @@ def hosts() -> Iterator[Lab]:
 def install(lab: Lab, host: str) -> None:
     """What the head of the unit file says, and Docker's own unit with the options of this lab."""
     machine = lab[host]
+    wait_for("systemd", lambda: machine.run("systemctl", "list-jobs", check=False).returncode == 0, 30)
     options = " ".join(lab.docker(host).options())
     paths = f"{machine.environment()['PATH'].partition(':')[0]}:{SYSTEM_PATH}"
     machine.shell(f"""set -e
@@ -137,12 +138,12 @@ def test_container_unit(hosts: Lab) -> None:
         echo CALICO_LIBNETWORK_SCOPE=global >>/etc/calico/calico.env
         systemctl daemon-reload
         systemctl enable --now {unit}""")
-    other = hosts.node("host2")
-    wait_for("the session", other.established, 60, 0.5)
+    wait_for("the session", hosts.node("host2").established, 60, 0.5)
     assert machine.run("docker", "ps", "-q", "--filter", "name=calico-node").stdout
     machine = power_cut(hosts, "host2")
-    wait_for("the session", lambda: machine.run("docker", "version", check=False).returncode == 0
-             and bool(other.established()), 120, 1)
+    wait_for("the session", hosts.node("host2").established, 120, 1)
+    one, other = (Container(hosts[host], f"units-{host}") for host in hosts.hosts)
+    wait_for("the container, which calico-node has started", lambda: other.pings(one.address()), 60, 1)
     machine.run("systemctl", "stop", unit)
     assert machine.run("docker", "ps", "-aq", "--filter", "name=calico-node").stdout == ""
     assert "Result=success" in machine.run("systemctl", "show", "-p", "Result", unit).stdout
