@@ -55,7 +55,7 @@ class Concern:
         endpoints' of this host.
         """
         old, self._rules = self._rules, rules
-        found: Found = dict.fromkeys(self._read(rules.chains))
+        found: Found = dict.fromkeys(name for name in self._read(rules.chains) if not rules.chains[name].sorts)
         if old is None:
             return set(interfaces_of(rules))
         for name in _others(old.sets, rules.sets):
@@ -139,14 +139,15 @@ def _others(old: Mapping[str, object], new: Mapping[str, object]) -> list[str]:
 
 
 def _uses(chain: Chain) -> list[tuple[str, _Use]]:
-    return [
+    """How a chain sorts packets says nothing that the chains behind it do not say."""
+    return [] if chain.sorts else [
         (match.set_name, _Use(chain.name, rule.verdict, bool(rule.origin), match.negated))
         for rule in chain.rules for match in rule.matches if match.set_name
     ]
 
 
 def _targets(chain: Chain) -> list[str]:
-    return [rule.target for rule in chain.rules if rule.verdict in _CHAIN_JUMPS]
+    return list(chain.sorts) or [rule.target for rule in chain.rules if rule.verdict in _CHAIN_JUMPS]
 
 
 def _difference(old: AddressSet | None, new: AddressSet) -> tuple[frozenset[str], frozenset[str]]:

@@ -72,19 +72,21 @@ def _read_sets(link: Dumper, state: State) -> None:
         name = _text(found[2])
         elements = _elements(link, name)
         version = _VERSION_OF.get(_number(found.get(6, b""))) if flags & _MAP else None
+        kind = _TYPE_OF.get((_number(found[4]), _number(found[5])), SetType.INTERFACE)
         if version is not None:
-            kind = _TYPE_OF.get((_number(found[4]), _number(found[5])), SetType.PORT)
             leads = {_member(kind, key): _destination(data) for key, data, _ in elements}
             state.ports[name] = PortMap(name, kind, version, leads)
         elif flags & _MAP:
-            state.maps[name] = VerdictMap(name, {_text(key): _target(data) for key, data, _ in elements})
+            state.maps[name] = _map(name, kind, bool(flags & _INTERVAL), elements)
         else:
-            kind = _TYPE_OF.get((_number(found[4]), _number(found[5])), SetType.INTERFACE)
             state.sets[name] = _set(name, kind, bool(flags & _INTERVAL), elements)
 
 
-def _elements(link: Dumper, name: str) -> list[tuple[bytes, bytes, bool]]:
-    """(key, data, whether it ends an interval)."""
+Elements = list[tuple[bytes, bytes, bool]]
+"""(key, data, whether it ends an interval)."""
+
+
+def _elements(link: Dumper, name: str) -> Elements:
     return [
         (_value(parts.get(1, b"")), parts.get(2, b""), bool(_number(parts.get(3, b"")) & 1))
         for body in link.dump(_GET_ELEMENTS, string(1, NFT_TABLE) + string(2, name))
@@ -109,19 +111,46 @@ def _destination(data: bytes) -> str:
     return f"{ip_address(value[:-4])} . {_number(value[-4:-2])}"
 
 
-def _set(name: str, kind: SetType, interval: bool, elements: list[tuple[bytes, bytes, bool]]) -> AddressSet:
-    if interval:
-        starts = sorted(key for key, _, end in elements if not end)
-        ends = sorted(key for key, _, end in elements if end and any(key))
-        members = frozenset(map(_network, starts, chain(ends, repeat(b""))))
-    else:
-        members = frozenset(_member(kind, key) for key, _, _ in elements)
-    return AddressSet(name, kind, members, interval)
+def _set(name: str, kind: SetType, interval: bool, elements: Elements) -> AddressSet:
+    if not interval:
+        return AddressSet(name, kind, frozenset(_member(kind, key) for key, _, _ in elements))
+    text = _ports if kind is SetType.SERVICE else _network
+    return AddressSet(name, kind, frozenset(text(first, behind) for first, _, behind in _intervals(elements)), interval)
+
+
+def _map(name: str, kind: SetType, interval: bool, elements: Elements) -> VerdictMap:
+    if not interval:
+        return VerdictMap(name, {_member(kind, key): _target(data) for key, data, _ in elements}, kind)
+    text = _ports if kind is SetType.SERVICE else _addresses
+    found = {text(first, behind): _target(data) for first, data, behind in _intervals(elements)}
+    return VerdictMap(name, found, kind, interval)
+
+
+def _intervals(elements: Elements) -> Iterator[tuple[bytes, bytes, bytes]]:
+    """(first key, data, key behind the last, which is empty at the end of all keys)."""
+    starts = sorted((key, data) for key, data, end in elements if not end)
+    ends = sorted(key for key, _, end in elements if end and any(key))
+    for (first, data), behind in zip(starts, chain(ends, repeat(b""))):
+        yield first, data, behind
+
+
+def _last(first: bytes, behind: bytes) -> int:
+    return int.from_bytes(behind, "big") - 1 if behind else (1 << 8 * len(first)) - 1
+
+
+def _ports(first: bytes, behind: bytes) -> str:
+    lowest, highest = _number(first), _last(first, behind)
+    return str(lowest) if lowest == highest else f"{lowest}-{highest}"
+
+
+def _addresses(first: bytes, behind: bytes) -> str:
+    lowest, highest = ip_address(first), ip_address(_last(first, behind).to_bytes(len(first), "big"))
+    return str(lowest) if lowest == highest else f"{lowest}-{highest}"
 
 
 def _network(start: bytes, behind: bytes) -> str:
     """Text of an interval; one that is no prefix cannot be ours."""
-    last = int.from_bytes(behind, "big") - 1 if behind else (1 << 8 * len(start)) - 1
+    last = _last(start, behind)
     first = int.from_bytes(start, "big")
     if last < first:
         return f"{first}-{last}"
@@ -138,6 +167,8 @@ def _member(kind: SetType, key: bytes) -> str:
         return socket.inet_ntop(socket.AF_INET, key)
     if kind is SetType.IPV6:
         return str(ip_address(key))
+    if kind in (SetType.SERVICE, SetType.PROTOCOL):
+        return str(_number(key))
     if kind in (SetType.IPV4_PORT, SetType.IPV6_PORT):
         return f"{ip_address(key[:-8])} . {key[-8]} . {_number(key[-4:-2])}"
     if kind is SetType.PORT:

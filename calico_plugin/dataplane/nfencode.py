@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import socket
 import struct
+from functools import lru_cache
 from ipaddress import ip_address, ip_network
+from itertools import zip_longest
 from typing import Iterable, Iterator
 
 from calico_plugin.dataplane import nftypes as types
@@ -16,7 +18,7 @@ from calico_plugin.dataplane.nfexpressions import expressions
 from calico_plugin.dataplane.nfsteps import Elements, Line, Step
 from calico_plugin.dataplane.nfwire import NESTED, Message, attribute, nested, number, string
 from calico_plugin.errors import DataplaneError
-from calico_plugin.model.desired import AddressSet, Hook, PortMap, SetType
+from calico_plugin.model.desired import AddressSet, Hook, PortMap, SetType, VerdictMap
 from calico_plugin.model.names import NFT_TABLE
 
 _NEW_TABLE, _DEL_TABLE, _NEW_CHAIN, _DEL_CHAIN, _NEW_RULE, _DEL_RULE = 0, 2, 3, 5, 6, 8
@@ -42,6 +44,8 @@ KEYS = {
     SetType.INTERFACE: (types.IFNAME, 16),
     SetType.INTERFACE_IPV4: (types.concatenated(types.IFNAME, types.IPV4), 20),
     SetType.INTERFACE_IPV6: (types.concatenated(types.IFNAME, types.IPV6), 32),
+    SetType.SERVICE: (types.PORT, 2),
+    SetType.PROTOCOL: (types.PROTOCOL, 1),
 }
 
 
@@ -80,8 +84,8 @@ class Encoder:
             yield _chain(step)
         elif isinstance(step.body, PortMap):
             yield _NEW_SET, _CREATE, self._ports(step.body)
-        elif step.sort == "map" and new:
-            yield _NEW_SET, _CREATE, self._map(step.name)
+        elif isinstance(step.body, VerdictMap):
+            yield _NEW_SET, _CREATE, self._map(step.name, step.body)
         else:
             yield _DEL_SET, 0, string(1, NFT_TABLE) + string(2, step.name)
 
@@ -92,8 +96,9 @@ class Encoder:
     def _set(self, name: str, item: AddressSet) -> bytes:
         return _declare(name, _SET_INTERVAL if item.interval else 0, *KEYS[item.type], self._number())
 
-    def _map(self, name: str) -> bytes:
-        declared = _declare(name, _SET_MAP, *KEYS[SetType.INTERFACE], self._number())
+    def _map(self, name: str, item: VerdictMap) -> bytes:
+        flags = _SET_MAP | (_SET_INTERVAL if item.interval else 0)
+        declared = _declare(name, flags, *KEYS[item.type], self._number())
         return declared + number(6, _VERDICT_DATA) + number(7, 16)
 
     def _ports(self, ports: PortMap) -> bytes:
@@ -159,22 +164,26 @@ def _chunks(name: str, identity: int, new: bool, encoded: list[bytes]) -> Iterat
 
 
 def _encoded(elements: Elements) -> Iterator[bytes]:
-    if elements.targets:
-        for member, target in zip(elements.members, elements.targets):
-            verdict = attribute(1, struct.pack("!i", _GOTO)) + string(2, target)
-            yield _element(key(elements.type, member), nested(2, nested(2, verdict)))
-    elif elements.data:
+    if elements.data:
         for member, text in zip(elements.members, elements.data):
             yield _element(key(elements.type, member), nested(2, attribute(1, _destination(text))))
     elif elements.interval:
-        for member in elements.members:
-            first, behind = interval(member)
-            yield _element(first)
+        for member, target in zip_longest(elements.members, elements.targets):
+            first, behind = interval(elements.type, member)
+            yield _element(first, _verdict(target) if target else b"")
             if behind:
                 yield _element(behind, end=True)
+    elif elements.targets:
+        for member, target in zip(elements.members, elements.targets):
+            yield _element(key(elements.type, member), _verdict(target))
     else:
         for member in elements.members:
             yield _element(key(elements.type, member))
+
+
+@lru_cache(maxsize=4096)
+def _verdict(target: str) -> bytes:
+    return nested(2, nested(2, attribute(1, struct.pack("!i", _GOTO)) + string(2, target)))
 
 
 _PLAIN = struct.Struct("=HHHHHH")
@@ -194,12 +203,19 @@ def _destination(text: str) -> bytes:
     return ip_address(address).packed + struct.pack("!Hxx", int(port))
 
 
-def interval(member: str) -> tuple[bytes, bytes]:
-    """First address, and the one behind the last; the latter is empty at the end of the address space."""
-    net = ip_network(member)
-    size = net.max_prefixlen // 8
-    behind = int(net.broadcast_address) + 1
-    return net.network_address.packed, b"" if behind >> (8 * size) else behind.to_bytes(size, "big")
+def interval(kind: SetType, member: str) -> tuple[bytes, bytes]:
+    """First key, and the one behind the last; the latter is empty at the end of all keys."""
+    first, dash, last = member.partition("-")
+    if not dash and kind is not SetType.SERVICE:
+        net = ip_network(member)
+        return net.network_address.packed, _after(net.broadcast_address.packed)
+    return key(kind, first), _after(key(kind, last or first))
+
+
+def _after(last: bytes) -> bytes:
+    """The next key, empty when there is none."""
+    value = int.from_bytes(last, "big") + 1
+    return b"" if value >> (8 * len(last)) else value.to_bytes(len(last), "big")
 
 
 def key(kind: SetType, member: str) -> bytes:
@@ -208,6 +224,8 @@ def key(kind: SetType, member: str) -> bytes:
         return socket.inet_pton(socket.AF_INET, member)
     if kind is SetType.IPV6:
         return socket.inet_pton(socket.AF_INET6, member)
+    if kind in (SetType.SERVICE, SetType.PROTOCOL):
+        return int(member).to_bytes(KEYS[kind][1], "big")
     parts = member.split(" . ")
     if kind in (SetType.IPV4_PORT, SetType.IPV6_PORT):
         address, protocol, port = parts

@@ -14,7 +14,7 @@ from typing import Callable, Iterator
 from calico_plugin.dataplane import nftypes as types
 from calico_plugin.dataplane.nfwire import attribute, nested, number, string
 from calico_plugin.errors import DataplaneError
-from calico_plugin.model.desired import Field, Match, Rate, Rule, Sample, Verdict
+from calico_plugin.model.desired import LOOKED_UP, Field, Match, Rate, Rule, Sample, Verdict
 
 # Felix's accept bit, the lowest of its mask 0xffff0000 (policy 4.9); only preDNAT policy sets it.
 SPARED_MARK = 0x10000
@@ -82,9 +82,12 @@ def expressions(rule: Rule, anonymous: Anonymous) -> Iterator[Expression]:
             yield from _test_meta(_NFPROTO, bytes([_NFPROTO_OF[family]]), False)
         if match.field is Field.FAMILY and not match.negated:
             family = _single(match)
-        if match.field is Field.PROTOCOL and not match.negated:
+        if match.field is Field.PROTOCOL and match.values and not match.negated:
             protocol = _single(match)
         yield from _match(match, anonymous)
+    looked_up = _FAMILY_OF.get(LOOKED_UP.get(rule.verdict, Field.FAMILY), family)
+    if looked_up != family:
+        yield from _test_meta(_NFPROTO, bytes([_NFPROTO_OF[looked_up]]), False)
     if rule.origin:
         yield "counter", attribute(1, bytes(8)) + attribute(2, bytes(8))
     if isinstance(rule.log, Sample):
@@ -125,6 +128,9 @@ def _match(match: Match, anonymous: Anonymous) -> Iterator[Expression]:
         yield _compare(_LOCAL.to_bytes(4, sys.byteorder), match.negated)
     elif field is Field.FAMILY:
         yield from _test_meta(_NFPROTO, bytes([_NFPROTO_OF[_single(match)]]), match.negated)
+    elif field is Field.PROTOCOL and match.set_name:
+        yield _load_meta(_L4PROTO)
+        yield _lookup(match.set_name, match.negated)
     elif field is Field.PROTOCOL:
         yield from _test_meta(_L4PROTO, bytes([int(_single(match))]), match.negated)
     else:
@@ -144,6 +150,13 @@ def _load_meta(what: int, register: int = _FIRST) -> Expression:
 def _load_payload(place: tuple[int, int, int], register: int = _FIRST) -> Expression:
     base, offset, length = place
     return "payload", number(1, register) + number(2, base) + number(3, offset) + number(4, length)
+
+
+def _load(field: Field) -> Expression:
+    """A field of one part."""
+    if field in _ADDRESSES or field in _PORTS:
+        return _load_payload(_ADDRESSES.get(field) or _PORTS[field])
+    return _load_meta(_L4PROTO if field is Field.PROTOCOL else _INTERFACES[field])
 
 
 def _compare(value: bytes, negated: bool) -> Expression:
@@ -193,6 +206,9 @@ def _behind(last: int, size: int) -> bytes:
 
 def _port(match: Match, anonymous: Anonymous) -> Iterator[Expression]:
     yield _load_payload(_PORTS[match.field])
+    if match.set_name:
+        yield _lookup(match.set_name, match.negated)
+        return
     pairs = [(int(low), int(high or low)) for low, _, high in (value.partition("-") for value in match.values)]
     if len(pairs) == 1 and pairs[0][0] == pairs[0][1]:
         yield _compare(pairs[0][0].to_bytes(2, "big"), match.negated)
@@ -278,8 +294,8 @@ def _bits(match: Match) -> Iterator[Expression]:
 
 
 def _verdict(rule: Rule) -> Iterator[Expression]:
-    if rule.verdict in (Verdict.MAP_IN, Verdict.MAP_OUT):
-        yield _load_meta(_IIFNAME if rule.verdict is Verdict.MAP_IN else _OIFNAME)
+    if rule.verdict in LOOKED_UP:
+        yield _load(LOOKED_UP[rule.verdict])
         yield "lookup", string(1, rule.target) + number(2, _FIRST) + number(3, 0)
     elif rule.verdict in _PUBLISH:
         yield from _publish(rule)

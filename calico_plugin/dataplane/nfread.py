@@ -38,7 +38,7 @@ def parse(listing: str) -> State:
             elif sort == "map" and _words(body["map"]) in _VERSION_OF:
                 state.ports[body["name"]] = _parse_ports(body)
             elif sort == "map":
-                state.maps[body["name"]] = VerdictMap(body["name"], dict(map(_parse_element, body.get("elem", ()))))
+                state.maps[body["name"]] = _parse_map(body)
             elif sort == "chain":
                 comments[body["name"]], hooks[body["name"]] = [], _parse_hook(body)
             elif sort == "rule":
@@ -50,6 +50,12 @@ def parse(listing: str) -> State:
 
 def _parse_hook(body: Mapping[str, Any]) -> Hook | None:
     return Hook(body["type"], body["hook"], body["prio"]) if "hook" in body else None
+
+
+def _parse_map(body: Mapping[str, Any]) -> VerdictMap:
+    elements = dict(map(_parse_element, body.get("elem", ())))
+    kind = _TYPE_OF.get(_words(body["type"]), SetType.INTERFACE)
+    return VerdictMap(body["name"], elements, kind, "interval" in body.get("flags", ()))
 
 
 def _parse_set(body: Mapping[str, Any]) -> AddressSet:
@@ -76,6 +82,8 @@ def _parse_member(item: Any) -> str:
             return " . ".join(_parse_member(part) for part in item["concat"])
         if "prefix" in item:
             return str(ip_network(f"{item['prefix']['addr']}/{item['prefix']['len']}", strict=False))
+        if "range" in item:
+            return "-".join(map(_parse_member, item["range"]))
         return str(item)
     text = str(item)
     # Python and the kernel's tools spell some IPv6 addresses differently.
@@ -92,7 +100,16 @@ def _is_address(text: str) -> bool:
 
 def _parse_element(item: Any) -> tuple[str, str]:
     key, verdict = item
-    if isinstance(key, Mapping):
-        key = key.get("elem", {}).get("val", str(key))
+    if isinstance(key, Mapping) and "elem" in key:
+        key = key["elem"]["val"]
     target = verdict.get("goto") if isinstance(verdict, Mapping) else None
-    return str(key), target["target"] if target else str(verdict)
+    return _parse_range(key), target["target"] if target else str(verdict)
+
+
+def _parse_range(key: Any) -> str:
+    """A map's key; nft shows some ranges as prefixes."""
+    text = _parse_member(key)
+    if "/" not in text or "-" in text:
+        return text
+    net = ip_network(text)
+    return f"{net.network_address}-{net.broadcast_address}"

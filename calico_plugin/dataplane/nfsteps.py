@@ -27,7 +27,7 @@ class Line:
 
 @dataclass(frozen=True, slots=True)
 class Elements:
-    """Members of one set; with `targets` of a verdict map, interface -> chain (goto); with `data` of a port map."""
+    """Members of one set; with `targets` of a verdict map, member -> chain (goto); with `data` of a port map."""
 
     type: SetType
     interval: bool
@@ -40,13 +40,13 @@ class Elements:
 class Step:
     """`verb` (add, delete, flush), `sort` (table, set, map, chain, rule, element), `name` of the object or its holder.
 
-    `body`: the set or port map to declare, the base chain's hook, the rule, the elements.
+    `body`: the set or map to declare, the base chain's hook, the rule, the elements.
     """
 
     verb: str
     sort: str
     name: str = ""
-    body: AddressSet | PortMap | Hook | Line | Elements | None = None
+    body: AddressSet | VerdictMap | PortMap | Hook | Line | Elements | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -161,9 +161,9 @@ class _Builder:
         changed = [chain for name, chain in others if self.differs(self.actual.chains.get(name), chain)]
         for chain in changed:
             self.declare(chain)
-        for name in desired.maps:
+        for name, wanted in desired.maps.items():
             if name not in self.actual.maps:
-                self.steps.append(Step("add", "map", name))
+                self.steps.append(Step("add", "map", name, wanted))
                 self.touch("elements", name, 0)
         for name, ports in desired.ports.items():
             if name not in self.actual.ports:
@@ -199,8 +199,8 @@ class _Builder:
             old = there.elements if there is not None else {}
             gone = {key: target for key, target in old.items() if target != wanted.elements.get(key)}
             new = {key: target for key, target in wanted.elements.items() if target != old.get(key)}
-            self.elements("delete", name, gone)
-            self.elements("add", name, new)
+            self.elements("delete", wanted, gone)
+            self.elements("add", wanted, new)
 
     def ports(self, desired: Mapping[str, PortMap]) -> None:
         for name, wanted in desired.items():
@@ -217,11 +217,11 @@ class _Builder:
             self.steps.append(Step(verb, "element", ports.name, body))
             self.touch("elements", ports.name, len(changed))
 
-    def elements(self, verb: str, name: str, changed: Mapping[str, str]) -> None:
+    def elements(self, verb: str, wanted: VerdictMap, changed: Mapping[str, str]) -> None:
         if changed:
-            body = Elements(SetType.INTERFACE, False, tuple(changed), tuple(changed.values()))
-            self.steps.append(Step(verb, "element", name, body))
-            self.touch("elements", name, len(changed))
+            body = Elements(wanted.type, wanted.interval, tuple(changed), tuple(changed.values()))
+            self.steps.append(Step(verb, "element", wanted.name, body))
+            self.touch("elements", wanted.name, len(changed))
 
     def removals(self, desired: Ruleset) -> None:
         """References first: rules, then the maps that they named, the chains that those named, sets."""

@@ -7,7 +7,20 @@ from __future__ import annotations
 
 from calico_plugin.dataplane.nfexpressions import SAMPLE_BURST, SAMPLE_BYTES, SPARED_MARK
 from calico_plugin.dataplane.nfsteps import Elements, Line, Script, State, Step, difference
-from calico_plugin.model.desired import AddressSet, Field, Hook, Match, PortMap, Rule, Ruleset, Sample, SetType, Verdict
+from calico_plugin.model.desired import (
+    LOOKED_UP,
+    AddressSet,
+    Field,
+    Hook,
+    Match,
+    PortMap,
+    Rule,
+    Ruleset,
+    Sample,
+    SetType,
+    Verdict,
+    VerdictMap,
+)
 from calico_plugin.model.names import NFT_TABLE
 
 FAMILY = "inet"
@@ -22,9 +35,10 @@ TYPES = {
     SetType.INTERFACE: "ifname",
     SetType.INTERFACE_IPV4: "ifname . ipv4_addr",
     SetType.INTERFACE_IPV6: "ifname . ipv6_addr",
+    SetType.SERVICE: "inet_service",
+    SetType.PROTOCOL: "inet_proto",
 }
 _INTERFACE_FIRST = (SetType.INTERFACE, SetType.INTERFACE_IPV4, SetType.INTERFACE_IPV6)
-_MAP_TYPE = "ifname : verdict"
 PORT_DATA = {4: "ipv4_addr . inet_service", 6: "ipv6_addr . inet_service"}
 
 _FIELDS = {
@@ -124,8 +138,7 @@ _VERDICTS = {
     Verdict.DROP: "drop",
     Verdict.REJECT: "reject with icmpx type port-unreachable",
     Verdict.RETURN: "return",
-    Verdict.MAP_IN: "iifname vmap @{target}",
-    Verdict.MAP_OUT: "oifname vmap @{target}",
+    **{verdict: f"{_FIELDS[field]} vmap @{{target}}" for verdict, field in LOOKED_UP.items()},
     Verdict.MASQUERADE: "masquerade fully-random",
     Verdict.PUBLISH4: "dnat ip to meta l4proto . th dport map @{target}",
     Verdict.PUBLISH6: "dnat ip6 to meta l4proto . th dport map @{target}",
@@ -158,13 +171,12 @@ def render_step(step: Step) -> str:
         return f'add rule {where} {render_rule(step.body.rule)} comment "{step.body.comment}"'
     if isinstance(step.body, Elements):
         return f"{step.verb} element {where} {{ {', '.join(sorted(_members(step.body)))} }}"
-    if isinstance(step.body, AddressSet):
+    if isinstance(step.body, (AddressSet, VerdictMap)):
         flags = " flags interval;" if step.body.interval else ""
-        return f"add set {where} {{ type {TYPES[step.body.type]};{flags} }}"
+        to = " : verdict" if isinstance(step.body, VerdictMap) else ""
+        return f"add {step.sort} {where} {{ type {TYPES[step.body.type]}{to};{flags} }}"
     if isinstance(step.body, PortMap):
         return f"add map {where} {{ type {TYPES[step.body.type]} : {PORT_DATA[step.body.version]}; }}"
-    if (step.verb, step.sort) == ("add", "map"):
-        return f"add map {where} {{ type {_MAP_TYPE}; }}"
     return f"{step.verb} {step.sort} {where}{_hook(step.body)}"
 
 

@@ -23,13 +23,16 @@ class SetType(Enum):
     INTERFACE = "interface"
     INTERFACE_IPV4 = "interface . ipv4"
     INTERFACE_IPV6 = "interface . ipv6"
+    SERVICE = "port"
+    PROTOCOL = "protocol"
 
 
 @dataclass(frozen=True, slots=True)
 class AddressSet:
     """Members are canonical text (`10.0.0.1`, `10.1.0.0/16`, `10.0.0.1 . 6 . 80`, `cali1 . fd00::1`).
 
-    `interval` sets may hold prefixes, which never overlap; the others hold single values only.
+    `interval` sets may hold prefixes, or ranges of ports (`80-90`), which never overlap; the others hold single values
+    only.
     """
 
     name: str
@@ -87,8 +90,8 @@ class Verdict(Enum):
     `REJECT` drops and tells the sender (ICMP: port unreachable); not before routing. `MASQUERADE` and `SNAT` give
     another source: that of the link, or the IPv4 address in `Rule.target`; both may limit ports, `:lo-hi`.
     `UNTRACK` accepts and keeps connection tracking off the packet, `SPARE` accepts and tells later chains of ours so
-    (`Field.SPARED`). `JUMP`/`GOTO` name a chain in `Rule.target`; `MAP_IN`/`MAP_OUT` look the input/output interface
-    up in the verdict map `Rule.target` and carry on when it is not there. `PUBLISH4`/`PUBLISH6` look protocol and port
+    (`Field.SPARED`). `JUMP`/`GOTO` name a chain in `Rule.target`; `MAP_…` look a field of the packet (`LOOKED_UP`) up
+    in the verdict map `Rule.target` and carry on when it is not there. `PUBLISH4`/`PUBLISH6` look protocol and port
     up in the port map `Rule.target`, `PUBLISH_AT4`/`PUBLISH_AT6` destination, protocol and port: a connection found
     there gets the destination that stands there.
     """
@@ -101,6 +104,12 @@ class Verdict(Enum):
     GOTO = "goto"
     MAP_IN = "look up input interface"
     MAP_OUT = "look up output interface"
+    MAP_SOURCE4 = "look up source4"
+    MAP_SOURCE6 = "look up source6"
+    MAP_DESTINATION4 = "look up destination4"
+    MAP_DESTINATION6 = "look up destination6"
+    MAP_PORT = "look up destination port"
+    MAP_PROTOCOL = "look up protocol"
     MASQUERADE = "masquerade"
     PUBLISH4 = "ipv4 destination of protocol . port"
     PUBLISH6 = "ipv6 destination of protocol . port"
@@ -110,6 +119,18 @@ class Verdict(Enum):
     UNTRACK = "accept, do not track"
     SPARE = "accept, and remember"
     CONTINUE = "continue"
+
+
+LOOKED_UP = {
+    Verdict.MAP_IN: Field.IN_INTERFACE,
+    Verdict.MAP_OUT: Field.OUT_INTERFACE,
+    Verdict.MAP_SOURCE4: Field.SOURCE4,
+    Verdict.MAP_SOURCE6: Field.SOURCE6,
+    Verdict.MAP_DESTINATION4: Field.DESTINATION4,
+    Verdict.MAP_DESTINATION6: Field.DESTINATION6,
+    Verdict.MAP_PORT: Field.DESTINATION_PORT,
+    Verdict.MAP_PROTOCOL: Field.PROTOCOL,
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -162,19 +183,29 @@ class Hook:
 
 @dataclass(frozen=True, slots=True)
 class Chain:
-    """Rules in order; a chain without `hook` is only reached by jumps and maps."""
+    """Rules in order; a chain without `hook` is only reached by jumps and maps.
+
+    `sorts`: the chain (with those that it leads to besides) only finds out which of these chains may match a packet. It
+    does with a packet what going through all of them in this order would do.
+    """
 
     name: str
     rules: tuple[Rule, ...] = ()
     hook: Hook | None = None
+    sorts: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
 class VerdictMap:
-    """Interface -> name of the chain that takes over (goto)."""
+    """Key -> name of the chain that takes over (goto).
+
+    Keys are as members of a set of that type; in an `interval` map also ranges, `first-last`, which never overlap.
+    """
 
     name: str
     elements: Mapping[str, str] = field(default_factory=dict)
+    type: SetType = SetType.INTERFACE
+    interval: bool = False
 
 
 @dataclass(frozen=True, slots=True)

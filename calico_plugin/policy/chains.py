@@ -12,7 +12,7 @@
 
     list chain   established? -> tiers -> profiles -> drop         shared by all endpoints with the same policies
     tier chain   policies in order, then the tier's default action  shared by all lists that hold it
-    block chain  a run of a long tier's policies behind a guard      see `blocks`
+    run chain    a run of a long tier's policies behind maps         see `blocks` and `sorting`
     policy chain Allow = accept, Deny = drop, no match = back
 
 An accept ends its base chain only, so egress and ingress are two base chains of one hook and need no mark bits. A
@@ -30,7 +30,7 @@ from typing import Callable, Iterable, Mapping
 from calico_plugin.model.desired import AddressSet, Chain, Field, Hook, Match, Rule, Sample, SetType, Verdict
 from calico_plugin.model.keys import ResourceKey
 from calico_plugin.policy import nat
-from calico_plugin.policy.blocks import Guard, cut, guard
+from calico_plugin.policy.blocks import Member, Piece, cut
 from calico_plugin.policy.options import PolicyOptions
 from calico_plugin.policy.reading import BEFORE_NAT, UNTRACKED, PolicyInfo, ProfileInfo
 from calico_plugin.policy.rules import Block, Parsed, SetSpec, disjoint, lines, member, networks
@@ -38,6 +38,8 @@ from calico_plugin.policy.stages import Stage, failsafe_rules
 
 NameOf = Callable[[SetSpec, int], str]
 PolicyOf = Callable[[ResourceKey], PolicyInfo]
+PiecesOf = Callable[[str, Block], Iterable[Piece]]
+"""Direction, block -> what stands in the tier for it."""
 
 FROM_WORKLOAD, TO_WORKLOAD = "from-workload", "to-workload"
 KNOWN, OWN = "known-workload", {4: "own-address4", 6: "own-address6"}
@@ -67,7 +69,11 @@ class TierPart:
     policies: tuple[ResourceKey, ...]
     default_pass: bool
     broken: bool = False
-    block_size: int = 24
+    block_size: int = 256
+    sort_from: int = 16
+
+    def blocks(self) -> list[Block]:
+        return cut(self.policies, self.block_size, self.sort_from)
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,8 +111,9 @@ def tier_chain_name(part: TierPart) -> str:
     return f"t{_LETTER[part.direction]}-{_digest(repr(part))}"
 
 
-def block_chain_name(direction: str, block: Block) -> str:
-    return f"b{_LETTER[direction]}-{_digest(repr(block))}"
+def run_prefix(direction: str) -> str:
+    """What the names of runs begin with."""
+    return f"b{_LETTER[direction]}-"
 
 
 def list_chain_name(part: ListPart) -> str:
@@ -181,13 +188,14 @@ def _rules(parsed: Iterable[Parsed], name_of: NameOf, prefix: str, options: Poli
         line if line.log is None else replace(line, rate=options.log_rate) for line in found))
 
 
-def tier_chain(part: TierPart, policies: PolicyOf, name_of: NameOf, options: PolicyOptions) -> Chain:
+def tier_chain(
+    part: TierPart, policies: PolicyOf, pieces_of: PiecesOf, name_of: NameOf, options: PolicyOptions
+) -> Chain:
     rules: list[Rule] = []
-    for block in cut(part.policies, part.block_size) if not part.broken else ():
-        if len(block.policies) > 1 and not block_inlined(block, part.direction, policies):
-            rules.append(Rule(Verdict.JUMP, target=block_chain_name(part.direction, block)))
-        else:
-            rules += _run(block, part.direction, policies, name_of, options)
+    for block in part.blocks() if not part.broken else ():
+        pieces = pieces_of(part.direction, block) if len(block.policies) > 1 else block.policies
+        for piece in pieces:
+            rules += _piece(piece, part.direction, policies, name_of, options)
     first = policies(part.policies[0])
     end = Verdict.RETURN if part.default_pass and not part.broken else Verdict.DROP
     last = Rule(end, origin=f"{first.origin}|{'tier not understood' if part.broken else 'end of tier'}")
@@ -196,31 +204,24 @@ def tier_chain(part: TierPart, policies: PolicyOf, name_of: NameOf, options: Pol
     return Chain(tier_chain_name(part), (*rules, *(ending if part.broken else denying(ending, options))))
 
 
-def _run(block: Block, direction: str, policies: PolicyOf, name_of: NameOf, options: PolicyOptions) -> Iterable[Rule]:
-    """The policies one after the other, each in its own chain unless it leaves the tier."""
-    for key in block.policies:
-        policy = policies(key)
-        if inlined(policy, direction):
-            yield from policy_rules(policy, direction, name_of, options)
-        else:
-            yield Rule(Verdict.JUMP, target=policy_chain_name(direction, key))
+def _piece(
+    piece: Piece, direction: str, policies: PolicyOf, name_of: NameOf, options: PolicyOptions
+) -> Iterable[Rule]:
+    """A run, or a policy in its own chain unless it leaves the tier."""
+    if isinstance(piece, str):
+        return (Rule(Verdict.JUMP, target=piece),)
+    policy = policies(piece)
+    if inlined(policy, direction):
+        return policy_rules(policy, direction, name_of, options)
+    return (Rule(Verdict.JUMP, target=policy_chain_name(direction, piece)),)
 
 
-def block_inlined(block: Block, direction: str, policies: PolicyOf) -> bool:
-    """A policy that leaves the tier cannot stand one chain deeper: its return would only leave the block."""
-    return any(inlined(policies(key), direction) for key in block.policies)
-
-
-def block_guard(block: Block, direction: str, policies: PolicyOf) -> Guard:
-    return guard(rule for key in block.policies for rule in policies(key).rules[direction])
-
-
-def block_chain(
-    block: Block, direction: str, policies: PolicyOf, name_of: NameOf, options: PolicyOptions
-) -> Chain:
-    guards = block_guard(block, direction, policies).lines(name_of)
-    rules = _run(block, direction, policies, name_of, options)
-    return Chain(block_chain_name(direction, block), (*guards, *rules))
+def members(block: Block, direction: str, policies: PolicyOf) -> list[Member]:
+    """A policy that leaves the tier cannot stand one chain deeper: its return would only leave the run."""
+    return [
+        Member(key, policy_chain_name(direction, key), None if inlined(policy, direction) else policy.rules[direction])
+        for key in block.policies for policy in (policies(key),)
+    ]
 
 
 def profile_chain(profile: ProfileInfo, direction: str, name_of: NameOf, options: PolicyOptions) -> Chain:

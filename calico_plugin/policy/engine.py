@@ -65,7 +65,7 @@ class PolicyEngine:
         self._members = MemberSets()
         self._workloads, self._hosts, self._siblings = Workloads(), Hosts(), Siblings()
         self._selected: LabelIndex[ResourceKey, ResourceKey] = LabelIndex(self._governed, self._governed)
-        self._tiers = Tiers(options.block_size)
+        self._tiers = Tiers(options.block_size, options.sort_from)
         self._by_tier: dict[str, set[ResourceKey]] = defaultdict(set)
         self._pools: dict[ResourceKey, IPPool] = {}
         self._ends = TunnelEnds()
@@ -301,7 +301,8 @@ class PolicyEngine:
         self._writer.settle(self._changed)
         self._changed.clear()
         self._writer.write(self._options)
-        return Ruleset(dict(self._writer.sets), dict(self._writer.chains), self._maps, self._ports.maps)
+        maps = {**self._maps, **self._writer.maps}
+        return Ruleset(dict(self._writer.sets), dict(self._writer.chains), maps, self._ports.maps)
 
     def _bind(self) -> None:
         """Endpoint -> lists, wherever something changed."""

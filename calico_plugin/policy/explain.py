@@ -5,12 +5,14 @@
 
 from __future__ import annotations
 
+from bisect import bisect
+from collections import OrderedDict
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from ipaddress import ip_address
 from typing import Callable, Iterator
 
-from calico_plugin.model.desired import AddressSet, Field, Match, Rule, Ruleset, Verdict
+from calico_plugin.model.desired import LOOKED_UP, AddressSet, Field, Match, Rule, Ruleset, SetType, Verdict, VerdictMap
 from calico_plugin.policy.chains import FROM_WORKLOAD, TO_WORKLOAD
 from calico_plugin.policy.members import read_network
 
@@ -129,11 +131,43 @@ def _walk(ruleset: Ruleset, name: str, flow: Flow, steps: list[Step], depth: int
 
 def _effect(rule: Rule, ruleset: Ruleset, flow: Flow) -> tuple[Verdict, str]:
     """The verdict for this flow, with lookups done."""
-    if rule.verdict in (Verdict.MAP_IN, Verdict.MAP_OUT):
-        interface = flow.in_interface if rule.verdict is Verdict.MAP_IN else flow.out_interface
-        target = ruleset.maps[rule.target].elements.get(interface)
+    if rule.verdict in LOOKED_UP:
+        value = _READ[LOOKED_UP[rule.verdict]](flow)
+        target = found_in(ruleset.maps[rule.target], value) if value is not None else None
         return (Verdict.GOTO, target) if target else (Verdict.CONTINUE, "")
     return rule.verdict, rule.target
+
+
+def found_in(looked_at: VerdictMap, value: str) -> str | None:
+    """The chain that takes over."""
+    if not looked_at.interval:
+        return looked_at.elements.get(value)
+    starts, ranges = _ranges(looked_at)
+    number = _as_number(value)
+    index = bisect(starts, number) - 1
+    return ranges[index][1] if index >= 0 and number <= ranges[index][0] else None
+
+
+_Ranges = tuple[list[int], list[tuple[int, str]]]
+_sorted: OrderedDict[int, tuple[VerdictMap, _Ranges]] = OrderedDict()
+_SORTED = 64
+
+
+def _ranges(looked_at: VerdictMap) -> _Ranges:
+    """First keys in order, and of each the last key and the chain. Remembered for the maps that were asked last."""
+    known = _sorted.get(id(looked_at))
+    if known is None or known[0] is not looked_at:
+        parts = ((*text.partition("-"), chain) for text, chain in looked_at.elements.items())
+        ordered = sorted((_as_number(first), _as_number(last or first), chain) for first, _, last, chain in parts)
+        known = looked_at, ([first for first, _, _ in ordered], [(last, chain) for _, last, chain in ordered])
+        _sorted[id(looked_at)] = known
+        while len(_sorted) > _SORTED:
+            _sorted.popitem(last=False)
+    return known[1]
+
+
+def _as_number(text: str) -> int:
+    return int(text) if text.isdigit() else int(ip_address(text))
 
 
 def _holds(match: Match, ruleset: Ruleset, flow: Flow) -> bool:
@@ -152,6 +186,8 @@ def contains(addresses: AddressSet, value: str) -> bool:
     """Membership, by covering prefix in an interval set."""
     if value in addresses.members:
         return True
+    if addresses.type is SetType.SERVICE:
+        return any(_listed(Field.DESTINATION_PORT, listed, value) for listed in addresses.members)
     return addresses.interval and any(prefix in addresses.members for prefix in _prefixes(value))
 
 

@@ -9,7 +9,6 @@ from collections import Counter, defaultdict
 from typing import Iterable
 
 from calico_plugin.policy import chains
-from calico_plugin.policy.blocks import cut
 from calico_plugin.policy.chains import ListPart, TierPart
 from calico_plugin.policy.rules import Block, User
 
@@ -62,8 +61,11 @@ class Lists:
         self._touched_users.add(user)
 
     def blocks_of(self, user: User) -> Iterable[User]:
-        """Blocks that hold the policy: their guards depend on its rules."""
+        """Blocks that hold the policy: how they are sorted depends on its rules."""
         return tuple(self._blocks_of.get(user, ()))
+
+    def tiers_of(self, user: User) -> Iterable[TierPart]:
+        return self._tiers_of.get(user, ())
 
     def touch_tiers_of(self, user: User) -> None:
         self._touched_tiers.update(self._tiers_of.get(user, ()))
@@ -119,7 +121,7 @@ class Lists:
         """Its policies, and the blocks that hold several of them."""
         for policy in tier.policies:
             yield tier.direction, policy
-        for block in cut(tier.policies, tier.block_size):
+        for block in tier.blocks():
             if len(block.policies) > 1:
                 yield tier.direction, block
 
@@ -127,7 +129,7 @@ class Lists:
         self._users[user] += 1
         if self._users[user] == 1:
             self._changed_users.add(user)
-            self._gone.discard(_chain_name(user))
+            self._gone.difference_update(_chain_of(user))
             for part in _policies_of(user):
                 self._blocks_of[part].add(user)
 
@@ -142,7 +144,7 @@ class Lists:
             self._blocks_of[part].discard(user)
             if not self._blocks_of[part]:
                 del self._blocks_of[part]
-        self._gone.add(_chain_name(user))
+        self._gone.update(_chain_of(user))
 
 
 def _policies_of(user: User) -> Iterable[User]:
@@ -151,10 +153,9 @@ def _policies_of(user: User) -> Iterable[User]:
     return [(direction, key) for key in subject.policies] if isinstance(subject, Block) else ()
 
 
-def _chain_name(user: User) -> str:
+def _chain_of(user: User) -> Iterable[str]:
+    """Name of its chain; a block has none of its own, see `blocks`."""
     direction, subject = user
     if isinstance(subject, str):
-        return chains.profile_chain_name(direction, subject)
-    if isinstance(subject, Block):
-        return chains.block_chain_name(direction, subject)
-    return chains.policy_chain_name(direction, subject)
+        return (chains.profile_chain_name(direction, subject),)
+    return () if isinstance(subject, Block) else (chains.policy_chain_name(direction, subject),)

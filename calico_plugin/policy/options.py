@@ -45,7 +45,8 @@ class PolicyOptions:
 
     `endpoint_to_host` is what follows for packets from a workload to this host that its egress policy allowed:
     `drop`, `return` (the host's own INPUT rules decide) or `accept` (in our table the same as `return`: an accept of
-    nftables binds no other table). `block_size`: about how many policies stand behind one guard (see `blocks`).
+    nftables binds no other table). `block_size`: about how many policies share their maps, `sort_from`: from how
+    many on they get any (see `blocks`).
     `log_group`: nflog group that is told of packets that meet a Log rule, and with `flow_log` of each connection that a
     rule allows or denies; 0: none. `reject`: who is denied is told so (ICMP), except before routing. `log_rate` bounds
     what each Log rule writes to the kernel's log.
@@ -61,7 +62,8 @@ class PolicyOptions:
     failsafe_inbound: tuple[Failsafe, ...] = _INBOUND
     failsafe_outbound: tuple[Failsafe, ...] = _OUTBOUND
     log_prefix: str = "calico-packet"
-    block_size: int = 24
+    block_size: int = 256
+    sort_from: int = 16
     log_group: int = 0
     flow_log: bool = False
     reject: bool = False

@@ -16,8 +16,8 @@ _BROKEN = TierInfo("", -math.inf, False, broken=True)
 class Tiers:
     """The tiers that exist. The built-in ones always do."""
 
-    def __init__(self, block_size: int) -> None:
-        self._block_size = block_size
+    def __init__(self, block_size: int, sort_from: int) -> None:
+        self._sizes = block_size, sort_from
         self._known: dict[str, TierInfo] = dict(BUILT_IN_TIERS)
 
     def set(self, name: str, info: TierInfo | None) -> bool:
@@ -39,7 +39,7 @@ class Tiers:
         entries = [(self._of(name, broken), name, listed) for (name, broken), listed in by_tier.items()]
         entries.sort(key=lambda entry: self._rank(entry[0], entry[1]))
         return tuple(
-            TierPart(direction, name, _ordered(listed), tier.default_pass or open_end, tier.broken, self._block_size)
+            TierPart(direction, name, _ordered(listed), tier.default_pass or open_end, tier.broken, *self._sizes)
             for tier, name, listed in entries
         )
 

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
-from typing import Iterable
+from typing import Iterable, Mapping, TypeVar
 
-from calico_plugin.model.desired import AddressSet, Chain, SetType
+from calico_plugin.model.desired import AddressSet, Chain, SetType, VerdictMap
 from calico_plugin.model.keys import ResourceKey
 from calico_plugin.policy import chains, ports
+from calico_plugin.policy.blocks import Piece, Sorter
 from calico_plugin.policy.lists import Lists
 from calico_plugin.policy.members import MemberSets
 from calico_plugin.policy.options import PolicyOptions
 from calico_plugin.policy.reading import PolicyInfo, ProfileInfo, missing_profile
 from calico_plugin.policy.rules import Block, SetSpec, Subject, User
+from calico_plugin.policy.sorting import NO_SET, Sorted
+
+T = TypeVar("T")
 
 
 class Book:
@@ -31,8 +35,7 @@ class Book:
     def specs(self, subject: Subject, direction: str) -> Iterable[SetSpec]:
         """Sets that the subject's chain names."""
         if isinstance(subject, Block):
-            inlined = chains.block_inlined(subject, direction, self.policy)
-            return () if inlined else chains.block_guard(subject, direction, self.policy).specs()
+            return ()
         rules = (self.profile(subject) if isinstance(subject, str) else self.policies[subject]).rules
         return (spec for rule in rules[direction] for spec in rule.specs())
 
@@ -44,8 +47,11 @@ class Writer:
         self._book, self._lists, self._members = book, lists, members
         self._specs: dict[User, dict[str, SetSpec]] = {}
         self._set_names: dict[tuple[str, int], str] = {}
+        self._sorters: dict[User, Sorter] = {}
+        self._sorted: dict[User, list[Sorted]] = {}
         self.sets: dict[str, AddressSet] = {item.name: item for item in chains.fixed_sets()}
         self.chains: dict[str, Chain] = {}
+        self.maps: dict[str, VerdictMap] = {}
 
     def users(self) -> Iterable[User]:
         """All whose chains exist."""
@@ -67,6 +73,9 @@ class Writer:
             self._lists.touch(user)
             new = {spec.id: spec for spec in self._book.specs(subject, direction)}
             self._specs[user] = new
+        elif isinstance(subject, Block):
+            self._sorters.pop(user, None)
+            self._put_sorted(user, [])
         for spec in new.values():
             self._members.acquire(spec, user)
         for spec_id, spec in old.items():
@@ -83,8 +92,11 @@ class Writer:
             return
         if built.name != old_name:
             self._set_names[(spec_id, family)] = built.name
-            for user in self._members.users(spec_id):
+        for user in self._members.users(spec_id):
+            if built.name != old_name:
                 self._lists.touch(user)
+            for block in self._lists.blocks_of(user):
+                self._lists.touch(block)
         self.sets[built.name] = built
 
     def move(self, name: str, kind: SetType, came: set[str], went: set[str]) -> None:
@@ -104,7 +116,7 @@ class Writer:
         for user in self._lists.take_touched_users():
             self._write_user(user, options)
         for tier in self._lists.take_touched_tiers():
-            self.put(chains.tier_chain(tier, self._book.policy, self._members.name, options))
+            self.put(chains.tier_chain(tier, self._book.policy, self._pieces, self._members.name, options))
         for part in self._lists.take_touched_lists():
             self.put(chains.list_chain(part, options))
 
@@ -117,24 +129,54 @@ class Writer:
             self.put(chains.profile_chain(self._book.profile(subject), direction, self._members.name, options))
             return
         if isinstance(subject, Block):
-            name = chains.block_chain_name(direction, subject)
-            inlined = chains.block_inlined(subject, direction, self._book.policy)
-        else:
-            name = chains.policy_chain_name(direction, subject)
-            inlined = chains.inlined(self._book.policy(subject), direction)
+            self._write_block(user, direction, subject)
+            return
+        name = chains.policy_chain_name(direction, subject)
+        inlined = chains.inlined(self._book.policy(subject), direction)
         if inlined or name not in self.chains:
             self._lists.touch_tiers_of(user)
         if inlined:
             self.chains.pop(name, None)
         else:
-            self.put(self._render(subject, direction, name, options))
+            rules = chains.policy_rules(self._book.policy(subject), direction, self._members.name, options)
+            self.put(Chain(name, rules))
 
-    def _render(self, subject: ResourceKey | Block, direction: str, name: str, options: PolicyOptions) -> Chain:
-        if isinstance(subject, Block):
-            return chains.block_chain(subject, direction, self._book.policy, self._members.name, options)
-        return Chain(name, chains.policy_rules(self._book.policy(subject), direction, self._members.name, options))
+    def _write_block(self, user: User, direction: str, block: Block) -> None:
+        sorter = self._sorters.get(user)
+        if sorter is None:
+            least = next(iter(self._lists.tiers_of(user))).sort_from
+            sorter = self._sorters[user] = Sorter(chains.run_prefix(direction), block, direction, least)
+        before = sorter.pieces
+        self._put_sorted(user, sorter.update(chains.members(block, direction, self._book.policy), self._set_of))
+        if sorter.pieces != before:
+            self._lists.touch_tiers_of(user)
+
+    def _pieces(self, direction: str, block: Block) -> tuple[Piece, ...]:
+        return self._sorters[(direction, block)].pieces
+
+    def _set_of(self, spec: SetSpec, family: int) -> AddressSet:
+        return self.sets.get(self._members.name(spec, family)) or NO_SET
+
+    def _put_sorted(self, user: User, new: list[Sorted]) -> None:
+        """What the block's runs consist of now, instead of before."""
+        old, self._sorted[user] = self._sorted.get(user, []), new
+        if not new:
+            del self._sorted[user]
+        _swap(self.sets, [one.sets for one in old], [one.sets for one in new])
+        _swap(self.maps, [one.maps for one in old], [one.maps for one in new])
+        _swap(self.chains, [one.chains for one in old], [one.chains for one in new])
 
     def put(self, chain: Chain) -> None:
         """An equal chain stays the instance that it was."""
         if self.chains.get(chain.name) != chain:
             self.chains[chain.name] = chain
+
+
+def _swap(table: dict[str, T], old: Iterable[Mapping[str, T]], new: Iterable[Mapping[str, T]]) -> None:
+    """An equal object stays the instance that it was."""
+    wanted = {name: item for part in new for name, item in part.items()}
+    for name in {name for part in old for name in part} - wanted.keys():
+        del table[name]
+    for name, item in wanted.items():
+        if table.get(name) != item:
+            table[name] = item

@@ -232,9 +232,14 @@ class Sameness:
     def _same(self, name: str) -> bool:
         if name not in self._known:
             old, new = self._before.get(name), self._after.get(name)
-            below = [rule.target for rule in old.rules if rule.verdict in _JUMPS] if old is not None else []
-            self._known[name] = old == new and all(self._same(target) for target in below)
+            self._known[name] = old is not None and new is not None and self._alike(old, new)
         return self._known[name]
+
+    def _alike(self, old: Chain, new: Chain) -> bool:
+        """How a chain sorts packets says nothing that the chains behind it do not say."""
+        if old.sorts:
+            return old.sorts == new.sorts and all(map(self._same, old.sorts))
+        return old == new and all(self._same(rule.target) for rule in old.rules if rule.verdict in _JUMPS)
 
 
 _JUMPS = (Verdict.JUMP, Verdict.GOTO)

@@ -77,7 +77,10 @@ def applied(
 
 
 def _written(rules: Ruleset, chain: str) -> Iterator[tuple[str, Verdict, str]]:
-    for rule in rules.chains[chain].rules:
+    found = rules.chains[chain]
+    for name in found.sorts:
+        yield from _written(rules, name)
+    for rule in found.rules if not found.sorts else ():
         if rule.verdict in (Verdict.JUMP, Verdict.GOTO):
             yield from _written(rules, rule.target)
         elif rule.origin:

@@ -37,10 +37,21 @@ OPTIONS = {"kind": "FelixConfiguration", "metadata": {"name": "default"}, "spec"
     "nftablesFilterDenyAction": "Reject", "logActionRateLimit": "10/minute", "natOutgoingAddress": "198.51.100.1",
     "natPortRange": "32768:65535", "natOutgoingExclusions": "IPPoolsAndHostIPs",
     "iptablesNATOutgoingInterfaceFilter": "eth+"}}
+SORTED = (
+    *(policy(f"net{number:02}", order=number, selector="app=='web'", ingress=[
+        {"action": "Deny", "source": {"nets": [f"10.{number // 2}.0.0/{16 + number % 2}"]}}]) for number in range(12)),
+    *(policy(f"port{number}", order=20, selector="app=='web'", ingress=[
+        {"action": "Allow", "protocol": "TCP", "destination": {"ports": [8000 + number, "9000:9100"]}},
+        {"action": "Log", "protocol": "ICMP"}]) for number in range(2)),
+    *(policy(f"label{number}", order=30, selector="app=='web'", ingress=[
+        {"action": "Allow", "source": {"selector": "app=='api'"}}]) for number in range(2)),
+    policy("rest", order=40, selector="app=='web'", ingress=[{"action": "Allow"}]),
+)
 CASES: dict[str, tuple[dict[str, Any], ...]] = {
     "empty": (),
     "network": (NET1, WEB, API, POOL),
     "policies": (NET1, OPEN, WEB, API, *POLICIES),
+    "sorted": (NET1, WEB, API, *SORTED),
     "host": (NET1, HOST, *POLICIES),
     "options": (NET1, OPEN, WEB, API, POOL, *POLICIES, OPTIONS),
 }

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import random
+from ipaddress import ip_network
 from typing import Any
 
+from calico_plugin.policy import PolicyOptions
+from calico_plugin.policy.explain import Flow
 from tests.unit.policy.worlds import OPEN, endpoint, policy
 
 ADDRESSES = {
@@ -125,3 +128,103 @@ class World:
             return ends[0], ends[1], protocol, 0, 8 if family == 4 else 128
         ports = [40000, 80, 443, 8080, 8500, 53]
         return ends[0], ends[1], protocol, self.rng.choice(ports), self.rng.choice(ports)
+
+
+class Crowd:
+    """Many policies over the same endpoints, whose rules can be looked up: nets, ports and labels that overlap."""
+
+    def __init__(self, seed: int, options: PolicyOptions | None = None) -> None:
+        self.rng = random.Random(seed)
+        self.options = options or PolicyOptions(
+            block_size=self.rng.choice([4, 16, 256]), sort_from=self.rng.choice([2, 2, 8, 16]),
+            log_group=self.rng.choice([0, 88]), flow_log=True)
+        # Some crowds are of one kind, most are mixed.
+        kinds = ("net", "port", "label", "net and port", "label and port", "named", "protocol", "open", "pass")
+        self.weights = {kind: self.rng.choice([0, 1, 4, 9]) for kind in kinds[:-2]} | {
+            kind: self.rng.choice([0, 0, 0.2, 1]) for kind in kinds[-2:]}
+        if not any(self.weights.values()):
+            self.weights["net"] = 1
+
+    def resources(self) -> list[dict[str, Any]]:
+        tiers = [{"kind": "Tier", "metadata": {"name": "sec"}, "spec": {"order": 5, "defaultAction": "Pass"}}]
+        return [OPEN, *tiers, *self._endpoints(), *self._sets(), *self._policies()]
+
+    def _endpoints(self) -> list[dict[str, Any]]:
+        found = []
+        for name, four in ADDRESSES[4].items():
+            networks = [f"{four}/32", f"{ADDRESSES[6][name]}/128"]
+            ports = [{"name": "http", "protocol": "TCP", "port": 80}, {"name": "dns", "protocol": "UDP", "port": 53}]
+            found.append(endpoint(name, four, {"app": name}, ipNetworks=networks, ports=ports))
+        for number in range(12):
+            far = endpoint(f"far{number}", f"10.1.0.{number}", {"app": f"a{number % 5}", "env": f"e{number % 3}"})
+            far["metadata"]["name"] = f"n2-libnetwork-libnetwork-far{number}"
+            far["spec"].update(node="n2", ipNetworks=[f"10.1.0.{number}/32", f"fd01::{number:x}/128"])
+            found.append(far)
+        return found
+
+    def _sets(self) -> list[dict[str, Any]]:
+        return [{"kind": "GlobalNetworkSet", "metadata": {"name": name, "labels": {"app": name}}, "spec": {
+            "nets": [self._net(self.rng.choice([4, 4, 6])) for _ in range(self.rng.randrange(4))]}}
+            for name in ("a0", "corp")]
+
+    def _policies(self) -> list[dict[str, Any]]:
+        found = []
+        for number in range(self.rng.choice([10, 40, 60])):
+            every = "all()" if self.rng.random() < 0.8 else "app in {'web','api'}"
+            rules = {side: [self._rule(far) for _ in range(self.rng.choice([1, 1, 2, 4]))]
+                     for side, far in (("ingress", "source"), ("egress", "destination")) if self.rng.random() < 0.8}
+            found.append(policy(
+                f"c{number}", selector=every, order=self.rng.randrange(30), types=["Ingress", "Egress"],
+                tier=self.rng.choice(["default", "default", "default", "sec"]), **rules))
+        found.append(policy("rest", selector="all()", order=99, ingress=[{"action": "Allow"}], egress=[
+            {"action": "Allow"}]))
+        return found
+
+    def _rule(self, far: str) -> dict[str, Any]:
+        kind = self.rng.choices(list(self.weights), list(self.weights.values()))[0]
+        rule: dict[str, Any] = {"action": self.rng.choice(["Allow", "Deny", "Deny", "Log"])}
+        sides: dict[str, dict[str, Any]] = {"source": {}, "destination": {}}
+        if "net" in kind:
+            family = self.rng.choice([4, 4, 6])
+            sides[far]["nets"] = [self._net(family) for _ in range(self.rng.choice([1, 1, 3]))]
+        if "label" in kind:
+            sides[far]["selector"] = self.rng.choice([
+                f"app=='a{self.rng.randrange(6)}'", f"env=='e{self.rng.randrange(3)}'", "app=='corp'", "has(app)",
+                f"app in {{'a{self.rng.randrange(5)}','web'}}"])
+        if "port" in kind:
+            rule["protocol"] = self.rng.choice(["TCP", "TCP", "UDP"])
+            sides["destination"]["ports"] = [
+                self.rng.choice([80, 443, 53, "50:90", "8000:9000", f"{self.rng.randrange(1, 100)}:443"])
+                for _ in range(self.rng.choice([1, 1, 2]))]
+        if kind == "named":
+            sides["destination"]["ports"] = [self.rng.choice(["http", "dns"])]
+        if kind == "protocol":
+            rule["protocol"] = self.rng.choice(["ICMP", "ICMPv6", 50])
+        if kind == "pass":
+            rule["action"] = "Pass"
+            sides[far]["nets"] = [self._net(4)]
+        return {**rule, **{side: entity for side, entity in sides.items() if entity}}
+
+    def _net(self, family: int) -> str:
+        """Few networks inside each other, around the addresses that packets have."""
+        if family == 4:
+            length = self.rng.choice([8, 16, 24, 26, 30, 32])
+            host = self.rng.choice(["10.65.0.10", "10.65.0.20", "10.1.0.3", "10.1.0.7", "203.0.113.7", "10.65.1.30"])
+            return f"{host}/{length}" if length == 32 else str(ip_network(f"{host}/{length}", strict=False))
+        length = self.rng.choice([32, 64, 120, 126, 128])
+        return str(ip_network(f"{self.rng.choice(['fd65::10', 'fd65::20', 'fd01::3', '2001:db8::7'])}/{length}",
+                              strict=False))
+
+    def packet(self) -> Flow:
+        """One end is local."""
+        family = self.rng.choice([4, 4, 4, 6])
+        local = list(ADDRESSES[family].values())
+        far = [f"10.1.0.{number}" if family == 4 else f"fd01::{number:x}" for number in range(0, 12)]
+        ends = [self.rng.choice(local), self.rng.choice([*local, *far, *OUTSIDE[family]])]
+        self.rng.shuffle(ends)
+        protocol = self.rng.choice([6, 6, 6, 17, 1 if family == 4 else 58, 50])
+        if protocol in (1, 58):
+            return Flow(ends[0], ends[1], protocol, icmp_type=8 if protocol == 1 else 128, icmp_code=0)
+        if protocol == 50:
+            return Flow(ends[0], ends[1], protocol)
+        return Flow(ends[0], ends[1], protocol, 40000, self.rng.choice([80, 443, 53, 85, 8500, 9]))

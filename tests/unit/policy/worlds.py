@@ -44,8 +44,8 @@ def scenario_objects(scenario: Mapping[str, Any]) -> Objects:
     return objects(document for document in documents if document not in rejected)
 
 
-SMALL_BLOCKS = PolicyOptions(block_size=2)
-"""Cuts even short tiers, so that guards take part."""
+SMALL_BLOCKS = PolicyOptions(block_size=5, sort_from=2)
+"""Sorts even short tiers, so that maps take part."""
 
 
 def compiled(present: Objects, node: str, options: PolicyOptions = PolicyOptions()) -> Ruleset:
