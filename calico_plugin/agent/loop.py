@@ -23,6 +23,7 @@ from calico_plugin.agent.endpoints import Endpoints, LocalEndpoint, Published
 from calico_plugin.agent.labels import Awaited
 from calico_plugin.agent.mailbox import Mailbox
 from calico_plugin.agent.policy import Policy
+from calico_plugin.agent.ports import PublishedPorts
 from calico_plugin.agent.released import Forgotten
 from calico_plugin.agent.status_files import StatusFiles
 from calico_plugin.agent.timers import Timers
@@ -119,10 +120,11 @@ class Loop:
         metrics: Metrics,
         health: Health,
         problems: Problems,
+        ports: PublishedPorts,
         encapsulate: bool = True,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        self._node, self._mailbox, self._policy, self._files = node, mailbox, policy, files
+        self._node, self._mailbox, self._policy, self._files, self._ports = node, mailbox, policy, files, ports
         self._listeners, self._metrics, self._health, self._clock = listeners, metrics, health, clock
         self._netlink = Netlink()
         self._events = Events((links.GROUP_LINK, routes.GROUP_IPV4_ROUTE, routes.GROUP_IPV6_ROUTE))
@@ -169,6 +171,7 @@ class Loop:
         self._events.close()
         self._netlink.close()
         self._policy.close()
+        self._ports.close()
 
     # Start
 
@@ -177,6 +180,7 @@ class Loop:
         self._host.ensure_forwarding()
         self._read_kernel()
         self._files.read()
+        self._ports.read()
         for every, job in (
             (UPKEEP_SECONDS, self._upkeep),
             (RESYNC_SECONDS, self._read_kernel),
@@ -359,6 +363,9 @@ class Loop:
             self._listeners.hurry()
         report.published = self._endpoints.publish()
         self._apply_files(report)
+        report.problems += self._ports.apply(
+            self._policy.published, self._endpoints.known, self._policy.in_force, self._endpoints.links
+        )
         self._feed()
         if report.problems:
             self._retry()
@@ -461,6 +468,7 @@ class Loop:
         self._sweeper.look_for_returned()
         self._tunnels.look()
         self._files.read()
+        self._ports.read()
         self._files_dirty = True
         self._count()
         self._policy.count()

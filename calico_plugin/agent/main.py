@@ -28,6 +28,7 @@ from calico_plugin.agent.mailbox import Mailbox
 from calico_plugin.agent.names import Names
 from calico_plugin.agent.networks import Networks
 from calico_plugin.agent.policy import Policy
+from calico_plugin.agent.ports import PublishedPorts
 from calico_plugin.agent.released import Released
 from calico_plugin.agent.replication import Replication, Replicator
 from calico_plugin.agent.status import Reporting, Status, reporting
@@ -197,7 +198,8 @@ def run(settings: Settings) -> bool:
         problems,
     )
     encapsulate = settings.node.backend != NONE
-    loop = Loop(settings.node_name, mailbox, policy, files, workers, metrics, health, problems, encapsulate)
+    ports = PublishedPorts(settings.run_dir)
+    loop = Loop(settings.node_name, mailbox, policy, files, workers, metrics, health, problems, ports, encapsulate)
     loops.append(loop)
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: mailbox.put(Stop()))

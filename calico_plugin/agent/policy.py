@@ -15,6 +15,7 @@ from calico_plugin.errors import DataplaneError
 from calico_plugin.model.codec import Invalid
 from calico_plugin.model.desired import Ruleset
 from calico_plugin.model.keys import ResourceKey
+from calico_plugin.model.published import Published
 from calico_plugin.model.resources import Resource
 from calico_plugin.observe.metrics import Metrics
 from calico_plugin.observe.problems import POLICY, Problems
@@ -25,7 +26,8 @@ _NAMED = 100
 
 
 class Policy:
-    """Owned by the loop's thread. `in_force` only changes when the kernel took the rules.
+    """Owned by the loop's thread. `in_force` (interface -> endpoint) and `published` (interface -> ports of the host
+    that lead to it) only change when the kernel took the rules.
 
     `generation` is the kernel's count of transactions (dataplane.generation). `applied` is told every ruleset that is
     in force and must return at once; `files` are told what is not understood.
@@ -48,6 +50,7 @@ class Policy:
         # None: an earlier agent's may still stand in the file.
         self._problems: Mapping[ResourceKey, str] | None = None
         self.in_force: Mapping[str, ResourceKey] = {}
+        self.published: Mapping[str, tuple[Published, ...]] = {}
         self._log = structlog.get_logger(part="policy")
 
     @property
@@ -96,6 +99,7 @@ class Policy:
             self._told = True
             self._applied(ruleset)
         self.in_force = dict(self._engine.interfaces())
+        self.published = self._engine.published() if self._table.translates() else {}
         self._tell_problems()
         if not applied:
             return ""

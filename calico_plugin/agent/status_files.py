@@ -37,12 +37,12 @@ def content(interface: str, mac: str, addresses: tuple[str, ...]) -> bytes:
 
 
 class StatusFiles:
-    """The directory `<run_dir>/endpoint-status`: file name -> content."""
+    """A directory of small files, `<run_dir>/endpoint-status` unless another is named: file name -> content."""
 
-    def __init__(self, run_dir: Path) -> None:
-        self.directory = run_dir / DIRECTORY
+    def __init__(self, run_dir: Path, directory: str = DIRECTORY) -> None:
+        self.directory = run_dir / directory
         # Beside the directory, so that who watches it sees finished files only.
-        self._fresh = run_dir / f".{DIRECTORY}.new"
+        self._fresh = run_dir / f".{directory}.new"
         self._delta: Delta[str, bytes] = Delta()
 
     def want(self, name: str, data: bytes) -> None:

@@ -14,7 +14,7 @@ import re
 import socket
 import struct
 from dataclasses import dataclass
-from typing import Collection, Iterable, Iterator
+from typing import Collection, Iterable, Iterator, Mapping
 
 from calico_plugin.dataplane import sysctl
 from calico_plugin.dataplane.netlink import Message, Netlink, attribute, attributes, nested, refusal
@@ -27,7 +27,7 @@ _CTA_STATUS, _EXPECTED, _DESTINATION_TRANSLATED = 3, 1, 32
 _CTA_PROTO_NUM, _CTA_PROTO_SRC_PORT, _CTA_PROTO_DST_PORT = 1, 2, 3
 _CTA_PROTO_ICMP = {1: (5, 6), 58: (8, 9)}
 _CTA_IP_SRC: dict[int, int] = {socket.AF_INET: 1, socket.AF_INET6: 3}
-_FILTER_IP_SRC = 1
+_FILTER_IP_SRC, _FILTER_PROTOCOL, _FILTER_DESTINATION_PORT = 1, 8, 32
 _WHAT = "connections of a released address cannot be forgotten"
 
 # What a look costs: the kernel walks all buckets for each dump (5 ms), and each entry that it sends costs us as much
@@ -53,6 +53,28 @@ def forget(netlink: Netlink, addresses: Collection[str]) -> int:
                 if message is not None:
                     deletions[message.body] = message
     return _delete(netlink, list(deletions.values()))
+
+
+def forget_port(netlink: Netlink, version: int, protocol: int, port: int) -> int:
+    """Delete the entries of connections to a port that went on to where they were sent; how many. Their next packet is
+    a first one again, which rules of translation see. Raises DataplaneError.
+    """
+    family = socket.AF_INET if version == 4 else socket.AF_INET6
+    asked = attribute(_CTA_PROTO_NUM, bytes([protocol])) + attribute(_CTA_PROTO_DST_PORT, struct.pack("!H", port))
+    flags = attribute(_CTA_TUPLE_ORIG, struct.pack("=I", _FILTER_PROTOCOL | _FILTER_DESTINATION_PORT))
+    flags += attribute(_CTA_TUPLE_REPLY, struct.pack("=I", 0))
+    only = nested(_CTA_TUPLE_ORIG, nested(_CTA_TUPLE_PROTO, asked)) + nested(_CTA_FILTER, flags)
+    request = Message(_CT_GET, 0, _NFGENMSG.pack(family, 0, 0) + only, _WHAT)
+    found = (_untranslated(family, entry, protocol, port) for entry in netlink.dump(request))
+    return _delete(netlink, [message for message in found if message is not None])
+
+
+def _untranslated(family: int, entry: bytes, protocol: int, port: int) -> Message | None:
+    found = dict(attributes(entry, _NFGENMSG.size))
+    asked = dict(attributes(dict(attributes(found.get(_CTA_TUPLE_ORIG, b""))).get(_CTA_TUPLE_PROTO, b"")))
+    status = int.from_bytes(found.get(_CTA_STATUS, b""), "big")
+    wanted = asked.get(_CTA_PROTO_NUM, b"\0")[0] == protocol and _port(asked.get(_CTA_PROTO_DST_PORT)) == port
+    return _message(family, found) if wanted and not status & _DESTINATION_TRANSLATED else None
 
 
 @dataclass(frozen=True, slots=True)
@@ -159,6 +181,10 @@ def _deletion(family: int, entry: bytes, wanted: set[bytes]) -> Message | None:
     sources = (_source(family, found.get(direction, b"")) for direction in (_CTA_TUPLE_ORIG, _CTA_TUPLE_REPLY))
     if not any(source in wanted for source in sources):
         return None
+    return _message(family, found)
+
+
+def _message(family: int, found: Mapping[int, bytes]) -> Message:
     body = _NFGENMSG.pack(family, 0, 0) + nested(_CTA_TUPLE_ORIG, found[_CTA_TUPLE_ORIG])
     for kind in (_CTA_ZONE, _CTA_ID):
         if kind in found:

@@ -45,7 +45,8 @@ _NDTA_NAME, _NDTA_PARMS, _NDTPA_IFINDEX, _NDTPA_PROXY_DELAY = 1, 6, 1, 13
 
 # Ids of linux/ip.h (IPV4_DEVCONF_*), with the names that the files below /proc/sys/net/ipv4/conf have.
 # rp_filter is none of those wanted: the policy table checks the way back of every packet that a container sends.
-_IPV4_IDS = {"forwarding": 1, "proxy_arp": 3, "rp_filter": 8}
+# route_localnet is that of links whose container publishes ports (`route_loopback`).
+_IPV4_IDS = {"forwarding": 1, "proxy_arp": 3, "rp_filter": 8, "route_localnet": 26}
 _OFF, _LOOSE = 0, 2
 # None of the containers' gateways (169.254.1.1 to .254).
 _MUTE_ADDRESS = IPv4Address("169.254.1.255")
@@ -155,6 +156,17 @@ def loosen(netlink: Netlink, links: Iterable[Link]) -> list[str]:
         str(refusal(message.what, reply.errno, reply.explanation))
         for message, reply in zip(asked, replies)
         if reply.errno and reply.errno not in (*_GONE, errno.EEXIST)
+    ]
+
+
+def route_loopback(netlink: Netlink, links: Iterable[Link], allowed: bool) -> list[str]:
+    """Let links carry connections that begin or end at a loopback address of the host (route_localnet). The errors."""
+    asked = [_set_link(link, {"route_localnet": int(allowed)}) for link in links]
+    replies = netlink.send(asked) if asked else ()
+    return [
+        str(refusal(message.what, reply.errno, reply.explanation))
+        for message, reply in zip(asked, replies)
+        if reply.errno and reply.errno not in _GONE
     ]
 
 

@@ -115,6 +115,10 @@ class Table:
         self._closed = {}
         return self.apply(self._desired).names
 
+    def translates(self) -> bool:
+        """Whether the kernel took all chains of address translation."""
+        return not any(chain.hook is not None and chain.hook.type == "nat" for chain, _ in self._closed.values())
+
     def close(self) -> None:
         """Release libnftables; the table stays."""
         self._session.close()

@@ -34,6 +34,7 @@ from calico_plugin.driver.journal import ENDPOINT, Journal
 from calico_plugin.driver.links import Links
 from calico_plugin.driver.options import NETWORK_OPTIONS, NetworkOptions, network_options
 from calico_plugin.driver.readiness import Readiness
+from calico_plugin.driver.reservations import Reservations
 from calico_plugin.driver.view import View, addresses
 from calico_plugin.driver.wire import CreateEndpoint, EndpointCall
 from calico_plugin.errors import (
@@ -87,13 +88,14 @@ class Endpoints:
         readiness: Readiness,
         journal: Journal,
         hops_in_use: Hops,
+        reservations: Reservations,
         node: str,
         prefix: str,
         clock: Clock = time.monotonic,
         label_endpoints: bool = False,
     ) -> None:
         self._kv, self._view, self._links, self._sockets = kv, view, links, sockets
-        self._readiness, self._journal, self._hops = readiness, journal, hops_in_use
+        self._readiness, self._journal, self._hops, self._reservations = readiness, journal, hops_in_use, reservations
         self._node, self._prefix, self._label_endpoints = node, prefix, label_endpoints
         self._commits = Commits(kv)
         self._clock = clock
@@ -117,7 +119,7 @@ class Endpoints:
 
     def join(self, call: EndpointCall, deadline: Deadline) -> Joined:
         """Wait until policy and route are in force. Raises DeadlineExceeded that says whether the agent runs."""
-        endpoint = self._find(call.endpoint, deadline)
+        endpoint = self.find(call.endpoint, deadline)
         record = self._network(call.network, deadline)
         options = _options(record)
         link = names.host_interface(call.endpoint)
@@ -161,6 +163,7 @@ class Endpoints:
                 f"as soon as it answers: {_etcd(error)}"
             ) from error
         self._view.removed(key, revision)
+        self._reservations.release(endpoint)
         self._journal.remove(ENDPOINT, endpoint)
 
     def for_delete(self, deadline: Deadline) -> Deadline:
@@ -211,6 +214,7 @@ class Endpoints:
         for owner in stale:
             log.warning("removed an endpoint whose address was given to another", endpoint=owner, by=call.endpoint)
             self._view.removed(self.key(owner), revision)
+            self._reservations.release(owner)
             self._links.remove_later(owner)
         self._view.wrote(key, value, revision)
         return mac
@@ -233,7 +237,8 @@ class Endpoints:
         self._view.wrote(current.key, current.value, current.revision)
         return existing.spec.mac
 
-    def _find(self, endpoint: str, deadline: Deadline) -> WorkloadEndpoint:
+    def find(self, endpoint: str, deadline: Deadline) -> WorkloadEndpoint:
+        """The endpoint of this node. Raises NotFound."""
         known = self._view.endpoint(endpoint)
         if known is not None:
             return known

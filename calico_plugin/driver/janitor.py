@@ -2,6 +2,7 @@
 
 * Deletes that failed while etcd was away (the journal), as soon as it answers.
 * Links that the driver's predecessor was killed over: without endpoint, and with no container at their other end.
+* Reserved ports of the host that no endpoint publishes; and published ones that are not reserved, are.
 * Addresses of this node that no endpoint has: given to a container that was never made (Docker forgets an IPv4
   address when the IPv6 one fails), whose release got lost, or reserved for a network whose creation failed. Each is
   freed only when it was given longer ago than a grace time, is in no endpoint and no network as etcd has them now,
@@ -26,6 +27,7 @@ from calico_plugin.driver.allocations import Allocation, Allocations
 from calico_plugin.driver.endpoints import Endpoints
 from calico_plugin.driver.journal import ENDPOINT, Entry, Journal
 from calico_plugin.driver.links import Links
+from calico_plugin.driver.publishing import Publishing
 from calico_plugin.driver.view import View, addresses, endpoints_prefix
 from calico_plugin.errors import CalicoError, Conflict, CorruptValue
 from calico_plugin.model import codec, keys
@@ -62,13 +64,14 @@ class Janitor:
         journal: Journal,
         links: Links,
         found: Sequence[Link],
+        publishing: Publishing,
         node: str,
         pace: Pace = Pace(),
         now: Callable[[], datetime] = lambda: datetime.now(timezone.utc),
     ) -> None:
         self._kv, self._view, self._endpoints, self._given = kv, view, endpoints, given
         self._known, self._journal, self._node, self._pace, self._now = known, journal, node, pace, now
-        self._links, self._found = links, tuple(found)
+        self._links, self._found, self._publishing = links, tuple(found), publishing
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._run, name="janitor", daemon=True)
 
@@ -86,6 +89,7 @@ class Janitor:
         """
         if self._found:
             self._view.wait_synced(Deadline(_PASS_SECONDS))
+            self._publishing.restore(Deadline(_PASS_SECONDS))
             kept = {endpoint.spec.interface_name for endpoint in self._view.endpoints()}
             for link in self._found:
                 if link.name not in kept and not link.running:
@@ -111,6 +115,7 @@ class Janitor:
         """Free the addresses of this node that nobody has; how many."""
         deadline = Deadline(_PASS_SECONDS)
         self._view.wait_synced(deadline)
+        self._publishing.reconcile()
         candidates = [one for one in self._known.of_node(deadline, everywhere) if self._is_unused(one)]
         if not candidates:
             return 0

@@ -12,12 +12,17 @@ from calico_plugin.driver import wire
 from calico_plugin.driver.app import Method, blueprint
 from calico_plugin.driver.endpoints import DATASTORE_SECONDS, Endpoints, Joined
 from calico_plugin.driver.networks import Networks
+from calico_plugin.driver.publishing import Publishing
 
 _CONNECTED, _NEXT_HOP = 1, 0
 
 
 def network_driver(
-    networks: Networks, endpoints: Endpoints, scope: Callable[[], str], after_network: Callable[..., None]
+    networks: Networks,
+    endpoints: Endpoints,
+    publishing: Publishing,
+    scope: Callable[[], str],
+    after_network: Callable[..., None],
 ) -> Blueprint:
     """`scope` answers for the caller at the other end of the present connection; `after_network` is told of a new
     network's call.
@@ -51,16 +56,21 @@ def network_driver(
         return join_answer(endpoints.join(wire.endpoint_call(body), deadline))
 
     def leave(body: bytes, deadline: Deadline) -> bytes:
-        endpoints.leave(wire.endpoint_call(body))
+        call = wire.endpoint_call(body)
+        endpoints.leave(call)
+        publishing.left(call.endpoint, deadline)
         return wire.EMPTY
 
     def information(body: bytes, deadline: Deadline) -> bytes:
         wire.endpoint_call(body)
         return b'{"Value":{}}'
 
-    def connectivity(body: bytes, deadline: Deadline) -> bytes:
-        # Ports are not mapped: containers are reached at their own addresses (docs/driver.md).
-        wire.endpoint_call(body)
+    def publish(body: bytes, deadline: Deadline) -> bytes:
+        publishing.publish(wire.connectivity(body), deadline)
+        return wire.EMPTY
+
+    def withdraw(body: bytes, deadline: Deadline) -> bytes:
+        publishing.withdraw(wire.endpoint_call(body).endpoint, deadline)
         return wire.EMPTY
 
     def nothing(body: bytes, deadline: Deadline) -> bytes:
@@ -79,8 +89,8 @@ def network_driver(
             Method("NetworkDriver.EndpointOperInfo", information),
             Method("NetworkDriver.Join", join),
             Method("NetworkDriver.Leave", leave),
-            Method("NetworkDriver.ProgramExternalConnectivity", connectivity),
-            Method("NetworkDriver.RevokeExternalConnectivity", connectivity),
+            Method("NetworkDriver.ProgramExternalConnectivity", publish),
+            Method("NetworkDriver.RevokeExternalConnectivity", withdraw),
             Method("NetworkDriver.DiscoverNew", nothing),
             Method("NetworkDriver.DiscoverDelete", nothing),
         ),

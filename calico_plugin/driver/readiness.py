@@ -34,10 +34,10 @@ _READ_BYTES = 1 << 16
 
 
 class Readiness:
-    """Watches the status directory; `wait` may be called from any number of threads."""
+    """Watches one of the agent's directories of a file per endpoint; `wait` may be called by many threads."""
 
-    def __init__(self, run_dir: Path) -> None:
-        self._directory = run_dir / STATUS_DIRECTORY
+    def __init__(self, run_dir: Path, directory: str = STATUS_DIRECTORY) -> None:
+        self._directory = run_dir / directory
         self._lock_file = run_dir / AGENT_LOCK
         self._libc = ctypes.CDLL(None, use_errno=True)
         self._inotify = self._libc.inotify_init1(os.O_CLOEXEC | os.O_NONBLOCK)
@@ -47,11 +47,13 @@ class Readiness:
         self._lock = threading.Lock()
         self._waiting: dict[str, list[threading.Event]] = {}
         self._watch: int | None = None
-        self._thread = threading.Thread(target=self._run, name="endpoint-status", daemon=True)
+        self._thread = threading.Thread(target=self._run, name=directory, daemon=True)
         self._thread.start()
 
-    def wait(self, endpoint: str, deadline: Deadline) -> bool:
-        """True as soon as the endpoint is ready, False when the deadline passes first."""
+    def wait(self, endpoint: str, deadline: Deadline, content: bytes | None = None) -> bool:
+        """True as soon as the endpoint's file is there (and says `content`, where that is given), False when the
+        deadline passes first.
+        """
         name = names.endpoint_status_file(endpoint)
         path = self._directory / name
         arrived = threading.Event()
@@ -59,7 +61,7 @@ class Readiness:
             self._ensure_watch()
             self._waiting.setdefault(name, []).append(arrived)
         try:
-            while not path.exists():
+            while not (path.exists() if content is None else _says(path, content)):
                 left = deadline.left()
                 if left <= 0:
                     return False
@@ -122,6 +124,13 @@ class Readiness:
                     self._watch = None
                 for arrived in self._waiting.get(name, ()):
                     arrived.set()
+
+
+def _says(path: Path, content: bytes) -> bool:
+    try:
+        return path.read_bytes() == content
+    except OSError:
+        return False
 
 
 def is_locked(path: Path, table: Path = Path("/proc/locks")) -> bool:

@@ -28,10 +28,13 @@ from calico_plugin.driver.journal import Journal
 from calico_plugin.driver.links import Links
 from calico_plugin.driver.network import network_driver
 from calico_plugin.driver.networks import Networks
+from calico_plugin.driver.publishing import Publishing
 from calico_plugin.driver.readiness import Readiness
+from calico_plugin.driver.reservations import Reservations
 from calico_plugin.driver.view import View
 from calico_plugin.ipam.allocator import Allocator
 from calico_plugin.ipam.pools import Selects
+from calico_plugin.model import published
 from calico_plugin.observe.log import bug
 
 log = structlog.get_logger(part="driver")
@@ -72,12 +75,15 @@ def build(
     journal = Journal(lib_dir)
     found = veth.ours(sockets)
     hops = Hops(run_dir, {link.name for link in found})
-    endpoints = Endpoints(kv, view, links, sockets, readiness, journal, hops, node, interface_prefix,
+    reservations = Reservations()
+    endpoints = Endpoints(kv, view, links, sockets, readiness, journal, hops, reservations, node, interface_prefix,
                           label_endpoints=label_endpoints)
+    in_force = Readiness(run_dir, published.DIRECTORY)
+    publishing = Publishing(kv, view, endpoints, in_force, reservations)
     known = Allocations(kv, view, node)
     addresses = Addresses(Allocator(kv, selects, view), known, view, endpoints, journal, node)
     networks = Networks(Store(kv), view, node, own_profiles=own_profiles)
-    janitor = Janitor(kv, view, endpoints, addresses, known, journal, links, found, node, pace)
+    janitor = Janitor(kv, view, endpoints, addresses, known, journal, links, found, publishing, node, pace)
     follower = threading.Thread(target=_follow, args=(view, watch), name="view", daemon=True)
     follower.start()
     janitor.start()
@@ -92,12 +98,14 @@ def build(
         watch.close()
         links.close()
         readiness.close()
+        in_force.close()
+        reservations.close()
         sockets.close()
         kv.close()
 
     app = create_app(
         handshake(),
-        network_driver(networks, endpoints, caller_scope, addresses.name_reserved),
+        network_driver(networks, endpoints, publishing, caller_scope, addresses.name_reserved),
         ipam_driver(addresses),
     )
     log.info("ready", node=node)

@@ -104,6 +104,9 @@ class View:
     def endpoint(self, endpoint: str) -> WorkloadEndpoint | None:
         return self._endpoints.get(endpoint)
 
+    def stored(self, key: str) -> KeyValue | None:
+        return self._known.get(key)
+
     def endpoints(self) -> tuple[WorkloadEndpoint, ...]:
         with self._changed:
             return tuple(self._endpoints.values())

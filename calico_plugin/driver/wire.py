@@ -26,6 +26,8 @@ from calico_plugin.driver.options import (
     truth,
 )
 from calico_plugin.errors import InvalidInput
+from calico_plugin.model.forms import MAX_PORT
+from calico_plugin.model.published import PROTOCOLS
 
 IPAddress = IPv4Address | IPv6Address
 IPNetwork = IPv4Network | IPv6Network
@@ -75,12 +77,32 @@ class _Interface(_Request, frozen=True, kw_only=True):
 
 
 class _Endpoint(_Request, frozen=True, kw_only=True):
-    """Its `Options` (port lists, driver options) are not read: we use none of them."""
+    """Its `Options` (port lists, driver options) are not read: ports are published by a call of their own."""
 
     network_id: str | None = msgspec.field(name="NetworkID", default="")
     endpoint_id: str | None = msgspec.field(name="EndpointID", default="")
     interface: _Interface | None = None
     sandbox_key: str | None = ""
+
+
+class _Port(_Request, frozen=True, kw_only=True):
+    """`IP` is always empty: the endpoint's address is meant."""
+
+    proto: int = 0
+    port: int = 0
+    host_ip: str | None = msgspec.field(name="HostIP", default="")
+    host_port: int = 0
+    host_port_end: int = 0
+
+
+class _PortOptions(msgspec.Struct, frozen=True, kw_only=True):
+    portmap: tuple[_Port, ...] | None = msgspec.field(name="com.docker.network.portmap", default=())
+
+
+class _Connectivity(_Request, frozen=True, kw_only=True):
+    network_id: str | None = msgspec.field(name="NetworkID", default="")
+    endpoint_id: str | None = msgspec.field(name="EndpointID", default="")
+    options: _PortOptions | None = None
 
 
 class _Pool(_Request, frozen=True, kw_only=True):
@@ -94,7 +116,7 @@ class _Pool(_Request, frozen=True, kw_only=True):
 
 
 _DECODERS: dict[type, msgspec.json.Decoder[Any]] = {
-    shape: msgspec.json.Decoder(shape) for shape in (_CreateNetwork, _Endpoint, _Pool)
+    shape: msgspec.json.Decoder(shape) for shape in (_CreateNetwork, _Endpoint, _Connectivity, _Pool)
 }
 
 
@@ -132,6 +154,28 @@ class CreateEndpoint:
     endpoint: str
     addresses: tuple[IPAddress, ...]
     mac: str
+
+
+@dataclass(frozen=True, slots=True)
+class PortRequest:
+    """`-p`: `port` of the container on one of the host's ports `first` to `last` (0: any free one). `host_ip` None: all
+    addresses of the host; an unspecified one: all of its IP version.
+    """
+
+    protocol: int
+    port: int
+    host_ip: IPAddress | None
+    first: int
+    last: int
+
+
+@dataclass(frozen=True, slots=True)
+class Connectivity:
+    """The endpoint has the container's default route, and these are all ports of the container to be published."""
+
+    network: str
+    endpoint: str
+    ports: tuple[PortRequest, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -227,6 +271,25 @@ def endpoint_call(body: bytes) -> EndpointCall:
     raw = _decode(_Endpoint, body)
     network, endpoint = _identifier("NetworkID", raw.network_id), _identifier("EndpointID", raw.endpoint_id)
     return EndpointCall(network, endpoint, raw.sandbox_key or "")
+
+
+def connectivity(body: bytes) -> Connectivity:
+    raw = _decode(_Connectivity, body)
+    network, endpoint = _identifier("NetworkID", raw.network_id), _identifier("EndpointID", raw.endpoint_id)
+    options = raw.options or _PortOptions()
+    return Connectivity(network, endpoint, tuple(map(_port_request, options.portmap or ())))
+
+
+def _port_request(raw: _Port) -> PortRequest:
+    if raw.proto not in PROTOCOLS:
+        raise InvalidInput("-p: protocol", raw.proto, "ports of tcp, udp and sctp can be published")
+    if not 1 <= raw.port <= MAX_PORT:
+        raise InvalidInput("-p: container port", raw.port, f"must be 1 to {MAX_PORT}")
+    last = raw.host_port_end or raw.host_port
+    if not 0 <= raw.host_port <= last <= MAX_PORT or (last and not raw.host_port):
+        raise InvalidInput("-p: host port", f"{raw.host_port}-{last}", f"must be a port or a range of 1 to {MAX_PORT}")
+    host_ip = _address("-p: host address", raw.host_ip) if raw.host_ip else None
+    return PortRequest(raw.proto, raw.port, host_ip, raw.host_port, last)
 
 
 def request_pool(body: bytes) -> RequestPool:

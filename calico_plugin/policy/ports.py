@@ -3,7 +3,7 @@
 ::
 
     prerouting  nat -101   a new connection to an address of this host: port maps -> the container
-    output      nat -101   the same for the host's own connections, 127.0.0.1 and ::1 too
+    output      nat -101   the same for the host's own connections, to 127.0.0.1 too
     postrouting nat  109   only what could not come back is given the host's address: what a container sends through
                            the host to itself, and what the host sends from a loopback address
     input          -21     a container sends nothing to 127.0.0.0/8 of the host but answers: its link has
@@ -37,7 +37,7 @@ _ANY = {4: "ports4", 6: "ports6"}
 _AT = {4: "ports-at4", 6: "ports-at6"}
 _CHAIN = "published"
 _DESTINATION, _SOURCE, _GUARD = -101, 109, -21
-_LOOPBACK = {4: "127.0.0.0/8", 6: "::1/128"}
+_LOOPBACK4, _LOOPBACK6 = "127.0.0.0/8", "::1/128"
 
 
 class Ports:
@@ -111,10 +111,12 @@ def _sets(ports: Iterable[Published]) -> Iterator[AddressSet]:
 def base_chains(options: PolicyOptions) -> list[Chain]:
     local = Rule(Verdict.GOTO, (Match(Field.LOCAL),), _CHAIN)
     # What comes by a link is never for a loopback address, whatever its header says.
-    looped = (Rule(Verdict.RETURN, (Match(Field[f"DESTINATION{at}"], (net,)),)) for at, net in _LOOPBACK.items())
+    looped4, looped6 = (Rule(Verdict.RETURN, (match,)) for match in (
+        Match(Field.DESTINATION4, (_LOOPBACK4,)), Match(Field.DESTINATION6, (_LOOPBACK6,))))
     return [
-        Chain("ports-in", (*looped, local), Hook("nat", "prerouting", _DESTINATION)),
-        Chain("ports-out", (local,), Hook("nat", "output", _DESTINATION)),
+        Chain("ports-in", (looped4, looped6, local), Hook("nat", "prerouting", _DESTINATION)),
+        # The kernel has no way back to ::1: whoever tries it is refused at once, and takes 127.0.0.1.
+        Chain("ports-out", (looped6, local), Hook("nat", "output", _DESTINATION)),
         Chain(_CHAIN, tuple(
             rule for version in (4, 6) for rule in (
                 Rule(Verdict[f"PUBLISH_AT{version}"], target=_AT[version]),
@@ -129,8 +131,8 @@ def base_chains(options: PolicyOptions) -> list[Chain]:
 def _source_rules(options: PolicyOptions) -> Iterator[Rule]:
     translated = Match(Field.CONNECTION_STATUS, ("dnat",))
     yield Rule(Verdict.RETURN, (Match(Field.OUT_INTERFACE, (f"{options.interface_prefix}*",), negated=True),))
-    for version, net in _LOOPBACK.items():
-        yield Rule(Verdict.MASQUERADE, (Match(Field[f"SOURCE{version}"], (net,)), translated))
+    yield Rule(Verdict.MASQUERADE, (Match(Field.SOURCE4, (_LOOPBACK4,)), translated))
+    for version in (4, 6):
         itself = Match(Field[f"OUT_INTERFACE_SOURCE{version}"], set_name=chains.OWN[version])
         yield Rule(Verdict.MASQUERADE, (itself, translated))
 
@@ -138,7 +140,7 @@ def _source_rules(options: PolicyOptions) -> Iterator[Rule]:
 def _guard(options: PolicyOptions) -> Rule:
     leaving = Match(Field.IN_INTERFACE, (f"{options.interface_prefix}*",))
     no_answer = Match(Field.CONNECTION_STATE, ("new", "invalid", "untracked"))
-    matches = (leaving, Match(Field.DESTINATION4, (_LOOPBACK[4],)), no_answer)
+    matches = (leaving, Match(Field.DESTINATION4, (_LOOPBACK4,)), no_answer)
     return Rule(Verdict.DROP, matches, origin="loopback address of the host")
 
 

@@ -8,10 +8,11 @@ from typing import Any, Iterable, Iterator, Sequence
 
 import pytest
 
-from calico_plugin.agent.loop import HEALTH_PART, Loop, Stop
 from calico_plugin.agent.labels import Awaited
+from calico_plugin.agent.loop import HEALTH_PART, Loop, Stop
 from calico_plugin.agent.mailbox import Mailbox
 from calico_plugin.agent.policy import Policy
+from calico_plugin.agent.ports import PublishedPorts
 from calico_plugin.agent.status_files import StatusFiles
 from calico_plugin.dataplane.nftables import Applied, Table
 from calico_plugin.datastore.etcd import EtcdKV
@@ -84,7 +85,9 @@ class LoopInHost:
         self.table = WeakTable()
         policy = Policy(PolicyEngine(NODE), self.table, self.metrics)
         files = StatusFiles(self._host.run_dir)
-        loop = Loop(NODE, self.mailbox, policy, files, Deaf(), self.metrics, self.health, Problems(self._host.run_dir))
+        ports = PublishedPorts(self._host.run_dir)
+        problems = Problems(self._host.run_dir)
+        loop = Loop(NODE, self.mailbox, policy, files, Deaf(), self.metrics, self.health, problems, ports)
         self._ready.set()
         self.ended.append(loop.run())
         loop.close()

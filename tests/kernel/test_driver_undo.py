@@ -28,7 +28,9 @@ from calico_plugin.driver.janitor import Janitor
 from calico_plugin.driver.journal import Journal
 from calico_plugin.driver.links import Links
 from calico_plugin.driver.networks import Networks
+from calico_plugin.driver.publishing import Publishing
 from calico_plugin.driver.readiness import Readiness
+from calico_plugin.driver.reservations import Reservations
 from calico_plugin.driver.view import View
 from calico_plugin.driver.wire import CreateEndpoint, EndpointCall, RequestAddress
 from calico_plugin.errors import CalicoError, DataplaneError, DatastoreUnavailable, DeadlineExceeded
@@ -106,6 +108,7 @@ class Parts:
             self.journal,
             self.links,
             found,
+            Publishing(self.kv, self.view, self.endpoints, self.readiness, Reservations()),  # type: ignore[arg-type]
             NODE,
             now=lambda: datetime.now(timezone.utc) + timedelta(seconds=later),
         )
@@ -138,7 +141,8 @@ def parts(tmp_path: Path) -> Iterator[Parts]:
         readiness = Readiness(run_dir)
         journal = Journal(tmp_path / "lib")
         store: Any = kv
-        endpoints = Endpoints(store, view, links, sockets, readiness, journal, Hops(run_dir), NODE, "cali")
+        hops, ports = Hops(run_dir), Reservations()
+        endpoints = Endpoints(store, view, links, sockets, readiness, journal, hops, ports, NODE, "cali")
         allocator = Allocator(store, lambda text, labels: True, view)
         known = Allocations(store, view, NODE)
         addresses = Addresses(allocator, known, view, endpoints, journal, NODE)
