@@ -90,6 +90,22 @@ def test_forwarding(hosts):
     assert "Read-only file system" not in plugins.log(host)
 
 
+def doctor(hosts) -> list[dict[str, str]]:
+    """What the doctor finds on host1, without what is well."""
+    said = hosts.node("host1").ctl("doctor", "-o", "json", check=False)
+    return [one for one in json.loads(said[said.index("["):]) if one["level"] != "ok"]
+
+
+def test_doctor(hosts, pair):
+    """It sees the plugin's parts from the host, whose paths are others; of one that is off it says what to type."""
+    wait_for("no problem", lambda: doctor(hosts) == [], 30, 1)
+    hosts["host1"].run("docker", "plugin", "disable", "-f", ALIAS)
+    (found,) = (one for one in doctor(hosts) if one["check"] == "calico-node")
+    assert found["level"] == "fail" and found["command"].endswith("docker plugin enable calico")
+    hosts["host1"].run("docker", "plugin", "enable", ALIAS, seconds=60)
+    wait_for("no problem", lambda: doctor(hosts) == [], 60, 1)
+
+
 def test_in_use(hosts, pair):
     """`disable` without -f is refused while networks of either name are in use."""
     answer = hosts["host1"].run("docker", "plugin", "disable", ALIAS, check=False)
