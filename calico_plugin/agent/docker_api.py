@@ -50,25 +50,24 @@ class DockerNetwork:
 
 @dataclass(frozen=True, slots=True)
 class Container:
-    """A container: its labels, its endpoints as network name -> endpoint id, and the addresses of all of them (also on
-    networks of other drivers).
-    """
+    """A container: its labels, and its endpoints as network name -> endpoint id."""
 
     id: str
     labels: Mapping[str, str]
     endpoints: Mapping[str, str]
     name: str = ""
-    addresses: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
 class Called:
-    """What Docker calls a container's endpoint on a network: the container's name, then aliases, short id, host name.
+    """What Docker calls a container's endpoint on a network, of whatever driver: the container's name, then aliases,
+    short id, host name.
     """
 
     network: str
     endpoint: str
     names: tuple[str, ...]
+    addresses: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -318,27 +317,22 @@ def _ranges(spec: NetworkSpec) -> list[dict[str, Any]]:
 
 
 def _container(raw: Mapping[str, Any]) -> Container:
-    networks = {name: one or {} for name, one in ((raw.get("NetworkSettings") or {}).get("Networks") or {}).items()}
-    endpoints = {name: one.get("EndpointID", "") for name, one in networks.items()}
+    networks = (raw.get("NetworkSettings") or {}).get("Networks") or {}
+    endpoints = {name: (one or {}).get("EndpointID", "") for name, one in networks.items()}
     # Those with a second slash are what other containers call it (`--link`).
     names = [name[1:] for name in raw.get("Names") or () if "/" not in name[1:]]
-    addresses = (one.get(kind) for one in networks.values() for kind in ("IPAddress", "GlobalIPv6Address"))
-    return Container(
-        raw["Id"],
-        raw.get("Labels") or {},
-        {name: one for name, one in endpoints.items() if one},
-        next(iter(names), ""),
-        tuple(address for address in addresses if address),
-    )
+    found = {name: one for name, one in endpoints.items() if one}
+    return Container(raw["Id"], raw.get("Labels") or {}, found, next(iter(names), ""))
 
 
 def _called(raw: Mapping[str, Any]) -> tuple[Called, ...]:
     """Docker's resolver knows these; from 26.0 on it lists them (`DNSNames`)."""
     name, host = raw["Name"].removeprefix("/"), (raw.get("Config") or {}).get("Hostname") or ""
-    networks = (raw.get("NetworkSettings") or {}).get("Networks") or {}
     found = []
-    for network, one in networks.items():
+    for network, one in ((raw.get("NetworkSettings") or {}).get("Networks") or {}).items():
         if one and one.get("EndpointID"):
             more = one.get("DNSNames") or (*(one.get("Aliases") or ()), raw["Id"][:12], host)
-            found.append(Called(network, one["EndpointID"], tuple(dict.fromkeys(filter(None, (name, *more))))))
+            names = tuple(dict.fromkeys(filter(None, (name, *more))))
+            addresses = tuple(filter(None, (one.get("IPAddress"), one.get("GlobalIPv6Address"))))
+            found.append(Called(network, one["EndpointID"], names, addresses))
     return tuple(found)

@@ -37,10 +37,11 @@ _TRIES = 3
 
 @dataclass(frozen=True, slots=True)
 class Known:
-    """A running container as it was listed when Docker said what it is called on networks of ours."""
+    """A running container as it was listed when Docker said what it is called, and which of its endpoints are ours."""
 
     container: Container
     called: tuple[Called, ...]
+    ours: frozenset[str]
 
 
 class Naming:
@@ -136,8 +137,8 @@ class Naming:
         self._known = {one: known for one, known in self._known.items() if running.get(one) == known.container}
         for container in running.values():
             self._publish(container, self._called(api, container))
-        there = {called.endpoint for known in self._known.values() for called in known.called}
-        self._forget(endpoint for endpoint in self._mine if endpoint not in there)
+        ours = {endpoint for known in self._known.values() for endpoint in known.ours}
+        self._forget(endpoint for endpoint in self._mine if endpoint not in ours)
         self._list_at = self._clock() + LIST_EVERY / 2
 
     def _look(self, api: DockerApi, container_id: str) -> None:
@@ -145,19 +146,21 @@ class Naming:
         self._known.pop(container_id, None)
         for container in api.containers(container_id):
             self._publish(container, self._called(api, container))
-        there = self._known[container_id].called if container_id in self._known else ()
-        kept = {called.endpoint for called in there}
+        ours = self._known[container_id].ours if container_id in self._known else ()
         self._forget(
-            endpoint for endpoint, one in self._mine.items() if one.container == container_id and endpoint not in kept
+            endpoint for endpoint, one in self._mine.items() if one.container == container_id and endpoint not in ours
         )
 
     def _called(self, api: DockerApi, container: Container) -> tuple[Called, ...]:
         known = self._known.get(container.id)
         return known.called if known is not None else api.called(container.id)
 
-    def _publish(self, container: Container, called: Iterable[Called]) -> None:
-        ours = tuple(one for one in called if self._write(container.id, one))
-        self._known[container.id] = Known(container, ours)
+    def _publish(self, container: Container, called: tuple[Called, ...]) -> None:
+        """Docker's list may be behind what it says of the container itself; then the next list has it once more."""
+        before = self._known.get(container.id)
+        foreign = {one.endpoint for one in called} - before.ours if before is not None else ()
+        ours = (one.endpoint for one in called if one.endpoint not in foreign and self._write(container.id, one))
+        self._known[container.id] = Known(container, called, frozenset(ours))
 
     def _write(self, container_id: str, called: Called) -> bool:
         """False for an endpoint that is not ours: of another driver's network, or gone."""
@@ -200,5 +203,6 @@ class Naming:
         self._tell(api)
 
     def _tell(self, api: DockerApi) -> None:
-        ours = [one.container for one in self._known.values() if one.called]
-        self._asking(Asking({address: one.id for one in ours for address in one.addresses}, api.asks_from_host))
+        ours = [one for one in self._known.values() if one.ours]
+        addresses = {address: one.container.id for one in ours for end in one.called for address in end.addresses}
+        self._asking(Asking(addresses, api.asks_from_host))

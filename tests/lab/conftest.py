@@ -80,14 +80,17 @@ def pair(request: pytest.FixtureRequest) -> Iterator[Lab]:
     own = state.claim_free("pytest-pair")
     mixed = tuple(RELEASES[label] for label in (request.param.split(" and ") * 2)[:2])
     lab = labs.up(LabSpec(own.name, hosts=2, cluster_store=False, mixed=mixed))
+    failed = True
     try:
         start_calico(lab)
         yield lab
-        if request.session.testsfailed:
+        bugs = bug_lines(lab)
+        failed = bool(request.session.testsfailed or bugs)
+        if failed:
             print("lab dumped to", dump(lab, "pair"))
-        assert not bug_lines(lab)
+        assert not bugs, "\n".join(bugs[:20])
     finally:
-        state.clear(own.name, keep_logs=bool(request.session.testsfailed))
+        state.clear(own.name, keep_logs=failed)
 
 
 def start_calico(lab: Lab) -> None:

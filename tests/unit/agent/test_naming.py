@@ -41,8 +41,7 @@ class FakeDocker:
 
     def container(self, one: str) -> Container:
         called = self.running[one]
-        addresses = tuple(f"addr-{end.endpoint}" for end in called)
-        return Container(one, {}, {end.network: end.endpoint for end in called}, called[0].names[0], addresses)
+        return Container(one, {}, {end.network: end.endpoint for end in called}, called[0].names[0])
 
     def called(self, container_id: str) -> tuple[Called, ...]:
         self.inspected.append(container_id)
@@ -98,7 +97,7 @@ class World:
 
 
 def called(network: str, endpoint: str, *names_: str) -> Called:
-    return Called(network, endpoint, names_)
+    return Called(network, endpoint, names_, (f"addr-{endpoint}",))
 
 
 def test_started_renamed_stopped() -> None:
@@ -201,7 +200,8 @@ def test_setting(setting: str, cluster_store: bool, tells: bool) -> None:
 
 
 def inspected(names_of: dict[str, Any]) -> dict[str, Any]:
-    ends = {"net1": {"EndpointID": "e1", **names_of}, "down": {"EndpointID": "", "Aliases": ["x"]}}
+    one = {"EndpointID": "e1", "IPAddress": "10.0.0.1", "GlobalIPv6Address": "", **names_of}
+    ends = {"net1": one, "down": {"EndpointID": "", "Aliases": ["x"]}}
     about = {"Id": "0123456789abcdef", "Name": "/web", "Config": {"Hostname": "h"}}
     return {**about, "NetworkSettings": {"Networks": ends}}
 
@@ -216,14 +216,14 @@ def inspected(names_of: dict[str, Any]) -> dict[str, Any]:
 )
 def test_what_docker_says(ends: dict[str, Any], found: tuple[str, ...]) -> None:
     """20.10's words, those of a container without aliases, and 26's."""
-    assert _called(inspected(ends)) == (Called("net1", "e1", found),)
+    assert _called(inspected(ends)) == (Called("net1", "e1", found, ("10.0.0.1",)),)
 
 
 def test_names_of_links_are_no_names() -> None:
     """A container that another one links is listed under that one's alias, too."""
     raw = {"Id": "1", "Names": ["/other/alias", "/web"], "NetworkSettings": {"Networks": {
-        "net1": {"EndpointID": "e1", "IPAddress": "10.0.0.1", "GlobalIPv6Address": "fd00::1"}, "gone": None}}}
-    assert _container(raw) == Container("1", {}, {"net1": "e1"}, "web", ("10.0.0.1", "fd00::1"))
+        "net1": {"EndpointID": "e1"}, "gone": None}}}
+    assert _container(raw) == Container("1", {}, {"net1": "e1"}, "web")
 
 
 def test_the_real_api_has_what_the_stand_in_has() -> None:
