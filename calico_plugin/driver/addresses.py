@@ -145,7 +145,7 @@ class Addresses:
 
     def _given(self, call: RequestAddress, address: IPAddress, pool: Pool, deadline: Deadline) -> str:
         if not pool.holds(address):
-            raise InvalidInput("Address", str(address), f"it lies outside of {pool.within or pool.cidr or pool.id}")
+            raise InvalidInput("Address", str(address), f"it lies outside of {pool.cidr or pool.id}")
         handle = allocations.handle(allocations.GATEWAY_TYPE, address) if call.gateway else None
         attributes = {**self._attributes(), **({TYPE: allocations.GATEWAY_TYPE} if call.gateway else {})}
         try:

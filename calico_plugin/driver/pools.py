@@ -40,8 +40,10 @@ class Pool:
         return f"{_PREFIX}{self.cidr}" + (f"@{self.within}" if self.within is not None else "")
 
     def holds(self, address: IPAddress) -> bool:
-        limit = self.within if self.within is not None else self.cidr
-        return address.version == self.version and (limit is None or address in limit)
+        """Whether a user may name the address. As with Docker's own IPAM, `within` limits only what we choose: an
+        auxiliary address or a container's `--ip` may lie beside the `--ip-range`; in the `--subnet` it is by Docker.
+        """
+        return address.version == self.version and (self.cidr is None or address in self.cidr)
 
 
 @dataclass(frozen=True, slots=True)

@@ -74,7 +74,9 @@ def test_a_subnet_is_a_pools() -> None:
 def test_a_range_limits_the_addresses() -> None:
     granted = pools.grant(ask(Pool="10.9.0.0/16", SubPool="10.9.5.0/24"), POOLS)
     limited = pools.parse(granted.id, ())
-    assert limited.holds(ip_address("10.9.5.7")) and not limited.holds(ip_address("10.9.6.7"))
+    assert limited.within == ip_network("10.9.5.0/24")
+    # What the user names may lie beside it.
+    assert limited.holds(ip_address("10.9.6.7")) and not limited.holds(ip_address("10.8.5.7"))
 
 
 def test_a_part_of_a_pool_needs_the_option() -> None:
