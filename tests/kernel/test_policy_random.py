@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from typing import Iterator
 
 import pytest
@@ -13,7 +14,7 @@ from tests.kernel.packets import Packet, Router
 from tests.kernel.policylab import NODE, Lab
 from tests.kernel.test_policy_verdicts import batches
 from tests.unit.policy import worlds
-from tests.unit.policy.randomly import ADDRESSES, World
+from tests.unit.policy.randomly import ADDRESSES, Crowd, World
 
 pytestmark = pytest.mark.root
 
@@ -68,8 +69,56 @@ def test_kernel_and_explain_agree_on_random_rulesets(lab: Lab) -> None:
     assert lab.table.audit() == ()
 
 
+def check_crowd(lab: Lab, seed: int) -> None:
+    """Many policies behind maps: what passes, and which rules have counted it."""
+    crowd = Crowd(seed)
+    ruleset = worlds.compiled(worlds.objects(crowd.resources()), NODE, crowd.options)
+    lab.table.apply(Ruleset())
+    report = lab.table.apply(ruleset)
+    assert report.attempts <= 1 and not report.refused, f"seed {seed}"
+    flows = (flow for flow in (crowd.packet() for _ in range(FLOWS)) if flow.source != flow.destination)
+    counted: Counter[tuple[str, str]] = Counter()
+    wanted = []
+    for flow in flows:
+        walks = walked(ruleset, flow, lab.router)
+        wanted.append((as_packet(flow), all(walk.verdict is Verdict.ACCEPT for walk in walks)))
+        if walks[0].verdict is not Verdict.ACCEPT:
+            walks = walks[:1]
+        counted.update({(step.chain, step.rule.origin) for walk in walks for step in walk.steps if step.rule.origin})
+    for batch in batches(wanted):
+        lab.router.forget_connections()
+        passed = lab.router.send(packet for packet, _ in batch)
+        assert [(packet, passes) for packet, passes in batch] == [
+            (packet, passes) for (packet, _), passes in zip(batch, passed)], f"seed {seed}"
+    found = lab.table.counters(ruleset)
+    assert {place: number for place, number in found.items() if number and place[0] != "prerouting-spoof"} == dict(
+        counted), f"seed {seed}"
+
+
+def walked(ruleset: Ruleset, flow: Flow, router: Router) -> list[explain.Walk]:
+    """At the sender if it is here, then at the receiver if it is."""
+    ends = (explain.egress(ruleset, router.interface_of(flow.source), flow),
+            explain.ingress(ruleset, router.interface_of(flow.destination), flow))
+    return [walk for walk in ends if walk is not None]
+
+
+def as_packet(flow: Flow) -> Packet:
+    if flow.icmp_type is not None:
+        return Packet(flow.source, flow.destination, flow.protocol, flow.icmp_code or 0, flow.icmp_type)
+    return Packet(flow.source, flow.destination, flow.protocol, flow.source_port or 0, flow.destination_port or 0)
+
+
+def test_kernel_finds_policies_by_maps_as_explain_does(lab: Lab) -> None:
+    """25 crowds of policies with nets, ports and labels that overlap, Log and Pass between: verdicts and counters."""
+    for seed in range(25):
+        check_crowd(lab, seed)
+    assert lab.table.audit() == ()
+
+
 @pytest.mark.long
 @pytest.mark.timeout(3600)
 def test_kernel_and_explain_agree_on_many_random_rulesets(lab: Lab) -> None:
-    """5,000 of them."""
+    """5,000 of them, and 500 crowds."""
     assert [line for seed in range(1000, 6000) for line in check(lab, seed)] == []
+    for seed in range(1000, 1500):
+        check_crowd(lab, seed)

@@ -155,7 +155,7 @@ class Crowd:
             networks = [f"{four}/32", f"{ADDRESSES[6][name]}/128"]
             ports = [{"name": "http", "protocol": "TCP", "port": 80}, {"name": "dns", "protocol": "UDP", "port": 53}]
             found.append(endpoint(name, four, {"app": name}, ipNetworks=networks, ports=ports))
-        for number in range(12):
+        for number in range(1, 13):
             far = endpoint(f"far{number}", f"10.1.0.{number}", {"app": f"a{number % 5}", "env": f"e{number % 3}"})
             far["metadata"]["name"] = f"n2-libnetwork-libnetwork-far{number}"
             far["spec"].update(node="n2", ipNetworks=[f"10.1.0.{number}/32", f"fd01::{number:x}/128"])
@@ -170,12 +170,12 @@ class Crowd:
     def _policies(self) -> list[dict[str, Any]]:
         found = []
         for number in range(self.rng.choice([10, 40, 60])):
-            every = "all()" if self.rng.random() < 0.8 else "app in {'web','api'}"
             rules = {side: [self._rule(far) for _ in range(self.rng.choice([1, 1, 2, 4]))]
                      for side, far in (("ingress", "source"), ("egress", "destination")) if self.rng.random() < 0.8}
+            # Whom a policy governs and where it stands follows from its name, so that two crowds differ in rules only.
             found.append(policy(
-                f"c{number}", selector=every, order=self.rng.randrange(30), types=["Ingress", "Egress"],
-                tier=self.rng.choice(["default", "default", "default", "sec"]), **rules))
+                f"c{number}", selector="app in {'web','api'}" if number % 5 == 2 else "all()", order=number // 2,
+                tier="sec" if number % 4 == 3 else "default", types=["Ingress", "Egress"], **rules))
         found.append(policy("rest", selector="all()", order=99, ingress=[{"action": "Allow"}], egress=[
             {"action": "Allow"}]))
         return found
@@ -219,7 +219,7 @@ class Crowd:
         """One end is local."""
         family = self.rng.choice([4, 4, 4, 6])
         local = list(ADDRESSES[family].values())
-        far = [f"10.1.0.{number}" if family == 4 else f"fd01::{number:x}" for number in range(0, 12)]
+        far = [f"10.1.0.{number}" if family == 4 else f"fd01::{number:x}" for number in range(1, 13)]
         ends = [self.rng.choice(local), self.rng.choice([*local, *far, *OUTSIDE[family]])]
         self.rng.shuffle(ends)
         protocol = self.rng.choice([6, 6, 6, 17, 1 if family == 4 else 58, 50])

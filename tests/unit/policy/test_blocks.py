@@ -200,7 +200,7 @@ def test_map_of_ranges_is_read_as_the_kernel_does() -> None:
     assert found_in(by_net, "10.200.0.0") is None
 
 
-@pytest.mark.parametrize("seed", range(60))
+@pytest.mark.parametrize("seed", range(40))
 def test_sorted_policies_decide_as_those_in_a_row(seed: int) -> None:
     """Random crowds of policies: the same rules match, in the same order, with the same verdict, for each packet."""
     crowd = Crowd(seed)
@@ -217,19 +217,19 @@ def test_sorted_policies_decide_as_those_in_a_row(seed: int) -> None:
             assert told[0] == told[1] and one.verdict == other.verdict, flow
 
 
-@pytest.mark.parametrize("seed", range(8))
+@pytest.mark.parametrize("seed", range(6))
 def test_crowd_depends_on_what_is_there_not_on_how_it_came(seed: int) -> None:
     """Resources come, change and go in any order: at each step the ruleset equals one compiled from scratch."""
-    crowd, rng = Crowd(seed), random.Random(seed)
-    made, present = PolicyEngine("n1", crowd.options), worlds.Objects()
-    documents = worlds.objects(crowd.resources())
-    other = worlds.objects(Crowd(seed + 1000, crowd.options).resources())
-    for step in range(12):
-        wanted = {**documents, **other} if step % 3 else documents
-        for key in rng.sample(sorted(wanted, key=str), len(wanted) // 2):
-            value = rng.choice([None, documents.get(key), other.get(key)])
+    options, rng = PolicyOptions(block_size=64, sort_from=2), random.Random(seed)
+    made, present = PolicyEngine("n1", options), worlds.Objects()
+    one, other = (worlds.objects(Crowd(number, options).resources()) for number in (seed, seed + 1000))
+    for step in range(20):
+        everything = step % 10 == 0
+        keys = one.keys() | other.keys() if everything else one.keys() & other.keys()
+        for key in rng.sample(sorted(keys, key=str), len(keys) // 2 if everything else 4):
+            value = rng.choice([None, one.get(key), one.get(key)] if everything else [one[key], other[key]])
             made.on_update(key, None, value)
             present.pop(key, None)
             if value is not None:
                 present[key] = value
-        assert made.compile() == worlds.compiled(present, "n1", crowd.options)
+        assert made.compile() == worlds.compiled(present, "n1", options)
