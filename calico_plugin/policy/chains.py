@@ -33,10 +33,9 @@ from calico_plugin.policy import nat
 from calico_plugin.policy.blocks import Member, Piece, cut
 from calico_plugin.policy.options import PolicyOptions
 from calico_plugin.policy.reading import BEFORE_NAT, UNTRACKED, PolicyInfo, ProfileInfo
-from calico_plugin.policy.rules import Block, Parsed, SetSpec, disjoint, lines, member, networks
+from calico_plugin.policy.rules import Block, NameOf, Parsed, disjoint, lines, member, networks
 from calico_plugin.policy.stages import Stage, failsafe_rules
 
-NameOf = Callable[[SetSpec, int], str]
 PolicyOf = Callable[[ResourceKey], PolicyInfo]
 PiecesOf = Callable[[str, Block], Iterable[Piece]]
 """Direction, block -> what stands in the tier for it."""

@@ -66,10 +66,13 @@ class _Counted:
         self._went: set[str] = set()
         # Members that several objects bring: how many besides the first.
         self._more: dict[str, int] = {}
-        self.prefixes = 0
+        self.number = self.prefixes = 0
 
     def __contains__(self, text: str) -> bool:
         return text in self._came or text in self._built and text not in self._went
+
+    def __bool__(self) -> bool:
+        return self.number > 0
 
     def add(self, text: str) -> bool:
         """Whether the member is new."""
@@ -78,6 +81,7 @@ class _Counted:
             return False
         self._came.add(text)
         self._went.discard(text)
+        self.number += 1
         self.prefixes += "/" in text
         return True
 
@@ -90,6 +94,7 @@ class _Counted:
             return False
         self._came.discard(text)
         self._went.add(text)
+        self.number -= 1
         self.prefixes -= "/" in text
         return True
 
@@ -106,9 +111,18 @@ class _Live:
         self.spec = spec
         self.users: set[User] = set()
         self.members = {family: _Counted() for family in FAMILIES}
+        self.families = self.present()
+
+    def present(self) -> tuple[int, ...]:
+        """IP versions for which there is a set: those that it has members of, else IPv4. Others would cost something:
+        the kernel looks for sets one by one, so each makes the changes of all others slower.
+        """
+        return tuple(family for family in FAMILIES if self.members[family]) or FAMILIES[:1]
 
     def name(self, family: int) -> str:
-        """The kind of the set is part of its name: another kind is another set (policy 5.4)."""
+        """Empty when there is no set. Its kind is part of the name: another kind is another set (policy 5.4)."""
+        if family not in self.families:
+            return ""
         letter = "n" if self.spec.port_name else "i" if self.members[family].prefixes else "s"
         return f"{letter}{family}-{self.spec.id[2:]}"
 
@@ -187,7 +201,8 @@ class MemberSets:
             self._index.remove_selector(spec.selector.id)
 
     def users(self, spec_id: str) -> Iterable[User]:
-        return self._live[spec_id].users
+        live = self._live.get(spec_id)
+        return live.users if live is not None else ()
 
     def name(self, spec: SetSpec, family: int) -> str:
         return self._live[spec.id].name(family)
@@ -197,9 +212,9 @@ class MemberSets:
         return dirty
 
     def build(self, spec_id: str, family: int) -> AddressSet | None:
-        """The set as it should be, or None when nobody uses it any more."""
+        """The set as it should be, or None when there is none (any more)."""
         live = self._live.get(spec_id)
-        return live.build(family) if live is not None else None
+        return live.build(family) if live is not None and family in live.families else None
 
     def _started(self, key: str, item: ResourceKey) -> None:
         self._swap(key, None, self._contributions[item])
@@ -219,3 +234,7 @@ class MemberSets:
             changed += [members.take(text) for text in (old.of(live.spec, family) if old else ())]
             if any(changed):
                 self._dirty.add((live.spec.id, family))
+        families = live.present()
+        if families != live.families:
+            live.families = families
+            self._dirty.update((live.spec.id, family) for family in FAMILIES)

@@ -66,6 +66,10 @@ class SetSpec:
         return cls(selector.unique_id("n", f"{node.id},{word},{port_name}"), node, port_name, protocol)
 
 
+NameOf = Callable[[SetSpec, int], str]
+"""Name of the set of one IP version; empty when there is none, since it would have no member."""
+
+
 @dataclass(frozen=True, slots=True)
 class SetUse:
     """A criterion whose set depends on the packet's family. `side` is `source` or `destination`."""
@@ -74,10 +78,14 @@ class SetUse:
     spec: SetSpec
     negated: bool = False
 
-    def match(self, family: int, name_of: Callable[[SetSpec, int], str]) -> Match:
+    def match(self, family: int, name_of: NameOf) -> Match | None:
+        """None when no such address exists."""
+        name = name_of(self.spec, family)
+        if not name:
+            return None
         kind = "NAMED" if self.spec.port_name else ""
         what = Field[f"{self.side.upper()}{'_' if kind else ''}{kind}{family}"]
-        return Match(what, set_name=name_of(self.spec, family), negated=self.negated)
+        return Match(what, set_name=name, negated=self.negated)
 
 
 @dataclass(frozen=True, slots=True)
@@ -415,26 +423,37 @@ def _holds_global(node: Node) -> bool:
     return isinstance(node, selector.Global)
 
 
-def lines(rule: Parsed, name_of: Callable[[SetSpec, int], str], log_prefix: str = "") -> tuple[Line, ...]:
-    """The packet filter's lines for one rule. Pass is RETURN: lines stand where a return ends the tier or profile."""
+def lines(rule: Parsed, name_of: NameOf, log_prefix: str = "") -> tuple[Line, ...]:
+    """The packet filter's lines for one rule. Pass is RETURN: lines stand where a return ends the tier or profile.
+
+    A line that would need a member of a set that has none is left out.
+    """
     verdict = _VERDICTS[rule.action]
     log = log_prefix if rule.action == "Log" else None
     found: dict[Line, None] = {}
     for family, parts in product(rule.families, rule.alternatives):
         matches = _line_matches(rule, family, parts, name_of)
-        found[Line(verdict, matches, log=log, origin=rule.origin)] = None
+        if matches is not None:
+            found[Line(verdict, matches, log=log, origin=rule.origin)] = None
     return tuple(found)
 
 
-def _line_matches(rule: Parsed, family: int, parts: tuple[Match | SetUse, ...],
-                  name_of: Callable[[SetSpec, int], str]) -> tuple[Match, ...]:
-    """Cheap criteria first. A line that nothing ties to its family gets a test of it, unless the rule takes both."""
+def _line_matches(
+    rule: Parsed, family: int, parts: tuple[Match | SetUse, ...], name_of: NameOf
+) -> tuple[Match, ...] | None:
+    """Cheap criteria first; None when nothing can match. A line that nothing ties to its family gets a test of it,
+    unless the rule takes both alike.
+    """
     ports = tuple(part for part in parts if isinstance(part, Match))
     uses = tuple(part for part in parts if isinstance(part, SetUse)) + rule.uses
     nets = rule.nets.get(family, ())
-    tied = bool(nets or uses)
-    guard = () if tied or len(rule.families) == 2 else (Match(Field.FAMILY, (str(family),)),)
-    return (*guard, *rule.plain, *ports, *nets, *(use.match(family, name_of) for use in uses))
+    found = [(use, use.match(family, name_of)) for use in uses]
+    if any(match is None and not use.negated for use, match in found):
+        return None
+    sets = tuple(match for _, match in found if match is not None)
+    alike = len(rule.families) == 2 and not uses
+    guard = () if nets or sets or alike else (Match(Field.FAMILY, (str(family),)),)
+    return (*guard, *rule.plain, *ports, *nets, *sets)
 
 
 _VERDICTS = {"Allow": Verdict.ACCEPT, "Deny": Verdict.DROP, "Pass": Verdict.RETURN, "Log": Verdict.CONTINUE}

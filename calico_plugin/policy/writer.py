@@ -84,20 +84,18 @@ class Writer:
 
     def _write_set(self, spec_id: str, family: int) -> None:
         built = self._members.build(spec_id, family)
-        old_name = self._set_names.get((spec_id, family))
-        if old_name is not None and (built is None or built.name != old_name):
-            del self._set_names[(spec_id, family)]
-            del self.sets[old_name]
-        if built is None:
-            return
-        if built.name != old_name:
-            self._set_names[(spec_id, family)] = built.name
+        name = built.name if built is not None else ""
+        old_name = self._set_names.pop((spec_id, family), "")
+        if name != old_name:
+            self.sets.pop(old_name, None)
         for user in self._members.users(spec_id):
-            if built.name != old_name:
+            if name != old_name:
                 self._lists.touch(user)
             for block in self._lists.blocks_of(user):
                 self._lists.touch(block)
-        self.sets[built.name] = built
+        if built is not None:
+            self._set_names[(spec_id, family)] = name
+            self.sets[name] = built
 
     def move(self, name: str, kind: SetType, came: set[str], went: set[str]) -> None:
         """Members of a fixed set; what came and went stays."""

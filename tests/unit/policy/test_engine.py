@@ -219,6 +219,28 @@ def test_set_changes_its_kind_with_its_first_and_last_prefix() -> None:
     assert engine.compile() == plain
 
 
+def test_a_set_of_an_ip_version_is_there_while_it_has_members() -> None:
+    """One of IPv4 also while it has none at all. Rules that would need another's member are left out, and come back."""
+    not_api = policy("not-api", selector="app=='web'", ingress=[
+        {"action": "Deny", "protocol": "TCP", "source": {"notSelector": "app=='api'"}}])
+    engine = filled(OPEN, WEB, FROM_API, not_api)
+
+    def versions() -> set[str]:
+        rules = engine.compile()
+        for source, target in (("10.1.1.1", "10.65.0.10"), ("fd00::1", "fd65::10")):
+            walk = explain.ingress(rules, "caliweb", Flow(source, target, 6, 40000, 80))
+            assert walk is not None and walk.decided_by == ("deny|default|GlobalNetworkPolicy|not-api|rule 0",)
+        return {name[:3] for name in rules.sets} & {"s4-", "s6-"}
+
+    assert versions() == {"s4-"}
+    engine.on_update(*update(endpoint("api", "10.65.0.20", {"app": "api"}, ipNetworks=["10.65.0.20", "fd65::20"])))
+    assert versions() == {"s4-", "s6-"}
+    engine.on_update(*update(endpoint("api", "fd65::20", {"app": "api"}, ipNetworks=["fd65::20"])))
+    assert versions() == {"s6-"}
+    engine.on_update(typed(API)[0], None, None)
+    assert versions() == {"s4-"}
+
+
 def test_node_configuration_wins_over_the_clusters() -> None:
     """defaultEndpointToHostAction: Drop by default, Return as calico-node writes it for the node."""
     engine = filled(OPEN, WEB)
