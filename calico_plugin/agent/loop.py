@@ -13,13 +13,14 @@ import logging
 import selectors
 import time
 from dataclasses import dataclass, field
-from typing import Any, Callable, Iterable, Protocol, Sequence
+from typing import Any, Callable, Iterable, Mapping, Protocol, Sequence
 
 import structlog
 
 from calico_plugin.agent import labels
 from calico_plugin.agent.bird import KINDS as BIRD_KINDS
 from calico_plugin.agent.endpoints import Endpoints, LocalEndpoint, Published
+from calico_plugin.agent.host_interfaces import HostInterfaces
 from calico_plugin.agent.labels import Awaited
 from calico_plugin.agent.mailbox import Mailbox
 from calico_plugin.agent.policy import Policy
@@ -30,8 +31,16 @@ from calico_plugin.agent.timers import Timers
 from calico_plugin.agent.tunnels import Encapsulation
 from calico_plugin.agent.upkeep import HostSettings, Sweeper
 from calico_plugin.agent.view import AffinityUpdate, ResourceUpdate, Update, View
-from calico_plugin.dataplane import links, routes
-from calico_plugin.dataplane.netlink import RTM_DELLINK, RTM_NEWLINK, Events, Netlink, Overrun
+from calico_plugin.dataplane import addresses, links, routes
+from calico_plugin.dataplane.netlink import (
+    RTM_DELADDR,
+    RTM_DELLINK,
+    RTM_NEWADDR,
+    RTM_NEWLINK,
+    Events,
+    Netlink,
+    Overrun,
+)
 from calico_plugin.datastore.watch import Broken, Changes, Listed
 from calico_plugin.errors import DataplaneError
 from calico_plugin.model.keys import ResourceKey
@@ -76,6 +85,8 @@ class Listeners(Protocol):
     def felix(self, specs: Sequence[dict[str, Any]]) -> None: ...
 
     def endpoints(self, up: dict[tuple[str, str, str], bool]) -> None: ...
+
+    def host_endpoints(self, states: Mapping[str, str]) -> None: ...
 
     def wants_endpoints(self) -> bool: ...
 
@@ -127,7 +138,8 @@ class Loop:
         self._node, self._mailbox, self._policy, self._files, self._ports = node, mailbox, policy, files, ports
         self._listeners, self._metrics, self._health, self._clock = listeners, metrics, health, clock
         self._netlink = Netlink()
-        self._events = Events((links.GROUP_LINK, routes.GROUP_IPV4_ROUTE, routes.GROUP_IPV6_ROUTE))
+        routing = (routes.GROUP_IPV4_ROUTE, routes.GROUP_IPV6_ROUTE)
+        self._events = Events((links.GROUP_LINK, *routing, addresses.GROUP_IPV4, addresses.GROUP_IPV6))
         self._routes = routes.RouteTable(self._netlink)
         self._endpoints = Endpoints(node, self._routes, files)
         self._tunnels = Encapsulation(node, self._netlink, metrics, problems, encapsulate)
@@ -142,6 +154,7 @@ class Loop:
         self._routing_dirty = self._felix_dirty = self._files_dirty = False
         self._failures = 0
         self._failed = self._lost = False
+        self._interfaces = HostInterfaces(self._netlink, policy)
         self._host = HostSettings(self._netlink, self._endpoints, self._node_address)
         self._sweeper = Sweeper(self._netlink, self._endpoints, metrics, clock)
 
@@ -307,6 +320,8 @@ class Loop:
             elif kind in (routes.RTM_NEWROUTE, routes.RTM_DELROUTE):
                 self._tunnels.on_route(kind, body)
                 self._on_route(kind, body)
+            elif kind in (RTM_NEWADDR, RTM_DELADDR) and self._interfaces.on_address(body, self._endpoints.indexes()):
+                self._policy.touch()
         if report.events:
             self._metrics.interface_batch_size.observe(report.events)
 
@@ -345,6 +360,7 @@ class Loop:
             self._routes.read(self._endpoints.indexes())
             self._endpoints.touch_all()
             self._tunnels.look()
+            self._interfaces.refresh()
         except DataplaneError as error:
             self._log.warning("links and routes cannot be read; they are read again", error=str(error))
             self._timers.once("read", 1.0, self._read_kernel)
@@ -373,6 +389,7 @@ class Loop:
             self._failures = 0
 
     def _apply_policy(self, report: CycleReport) -> None:
+        self._interfaces.tell()
         if not self._policy.dirty:
             return
         failed = self._policy.failed
@@ -428,6 +445,7 @@ class Loop:
         return [getattr(known[key], "spec") for key in wanted if key in known]
 
     def _tell_endpoints(self) -> None:
+        self._listeners.host_endpoints(self._policy.host_endpoints())
         up = self._endpoints.up()
         known = self._endpoints.known
         self._listeners.endpoints(

@@ -150,6 +150,9 @@ class Workers:
     def endpoints(self, up: dict[tuple[str, str, str], bool]) -> None:
         self.status.endpoints(up)
 
+    def host_endpoints(self, states: Mapping[str, str]) -> None:
+        self.status.host_endpoints(states)
+
     def wants_endpoints(self) -> bool:
         return self.status.reports_endpoints
 

@@ -77,6 +77,19 @@ class Policy:
         if self._engine.on_namespace(interface, namespace):
             self._dirty = True
 
+    @property
+    def wants_interfaces(self) -> bool:
+        return self._engine.wants_interfaces
+
+    def on_interfaces(self, interfaces: Mapping[str, frozenset[str]]) -> None:
+        """Addresses of the host's interfaces."""
+        self._engine.on_interfaces(interfaces)
+        self._dirty = True
+
+    def host_endpoints(self) -> Mapping[str, str]:
+        """Name of each host endpoint of this node -> `up`, or `error` when it governs no interface."""
+        return self._engine.host_endpoints()
+
     def take_joined(self) -> set[str]:
         """Interfaces of containers that have several, where that is news."""
         return self._engine.take_joined()

@@ -69,6 +69,7 @@ class Status:
         self._reporting = Reporting()
         self._lock = threading.Lock()
         self._wanted: Mapping[str, str] | None = None
+        self._hosts: Mapping[str, str] = {}
         self._written: dict[str, str] | None = None
         self._turns = 0
         self._log = structlog.get_logger(part="status")
@@ -90,6 +91,11 @@ class Status:
         with self._lock:
             self._wanted = wanted
 
+    def host_endpoints(self, states: Mapping[str, str]) -> None:
+        """Name -> `up` or `error`; complete."""
+        with self._lock:
+            self._hosts = {keys.host_endpoint_status(self._node, name): state for name, state in states.items()}
+
     def _step(self) -> None:
         settings = self._reporting
         if settings.interval > 0 and self._clock() >= self._next:
@@ -109,9 +115,9 @@ class Status:
 
     def _report_endpoints(self) -> None:
         with self._lock:
-            wanted = self._wanted
-        if wanted is None:
-            return
+            if self._wanted is None:
+                return
+            wanted = {**self._wanted, **self._hosts}
         self._turns += 1
         if self._written is None or self._turns % _ALL_AGAIN == 0:
             self._written = self._stored()
@@ -127,8 +133,9 @@ class Status:
             del written[key]
 
     def _stored(self) -> dict[str, str]:
-        listing = self._kv.list(keys.endpoint_status_prefix(self._node), Deadline(_LIST_SECONDS))
-        return {item.key: _status(item.value) for item in listing.items}
+        deadline = Deadline(_LIST_SECONDS)
+        prefixes = (keys.endpoint_status_prefix(self._node), keys.host_endpoint_status(self._node, ""))
+        return {item.key: _status(item.value) for prefix in prefixes for item in self._kv.list(prefix, deadline).items}
 
 
 def _status(value: bytes) -> str:

@@ -108,6 +108,16 @@ class PolicyEngine:
         """Hear of the host's interfaces and their addresses: only for host endpoints that name no interface."""
         self._hosts.set_interfaces(interfaces)
 
+    @property
+    def wants_interfaces(self) -> bool:
+        """Whether `on_interfaces` matters: a host endpoint of this node names no interface."""
+        return self._hosts.wants_interfaces
+
+    def host_endpoints(self) -> Mapping[str, str]:
+        """Name -> status of each that is of this node and understood, as of the last compile()."""
+        lost = set(self._hosts.unresolved())
+        return {key.name: "error" if key in lost else "up" for key in self._hosts.keys()}
+
     def on_namespace(self, interface: str, namespace: int | None) -> bool:
         """Hear where the container's end of an interface is; whether `compile` has work now."""
         return self._siblings.place(interface, namespace)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Callable, Mapping
+from typing import Callable, Iterable, Mapping
 
 from calico_plugin.model.keys import ResourceKey
 from calico_plugin.policy.chains import ListPart
@@ -27,6 +27,13 @@ class Hosts:
 
     def __contains__(self, key: ResourceKey) -> bool:
         return key in self._local
+
+    def keys(self) -> Iterable[ResourceKey]:
+        return self._local.keys()
+
+    @property
+    def wants_interfaces(self) -> bool:
+        return any(not host.interface for host in self._local.values())
 
     def place(self, key: ResourceKey, host: Host | None) -> None:
         if host is not None:

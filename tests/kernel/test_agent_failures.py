@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 from pathlib import Path
-from typing import Any, Iterable, Iterator, Sequence
+from typing import Any, Iterable, Iterator, Mapping, Sequence
 
 import pytest
 
@@ -60,6 +60,8 @@ class Deaf:
     def felix(self, specs: Sequence[dict[str, Any]]) -> None: ...
 
     def endpoints(self, up: dict[tuple[str, str, str], bool]) -> None: ...
+
+    def host_endpoints(self, states: Mapping[str, str]) -> None: ...
 
     def wants_endpoints(self) -> bool:
         return False

@@ -78,6 +78,21 @@ class TestEndpoints:
         status._step()
         assert value(kv, KEY) is None
 
+    def test_host_endpoints_have_their_own_keys(self) -> None:
+        """As Felix writes them; an endpoint that governs no interface is in error."""
+        kv = MemoryKV()
+        stale, key = keys.host_endpoint_status(NODE, "gone"), keys.host_endpoint_status(NODE, "eth0")
+        kv.put(stale, b'{"status":"up"}', Deadline(1))
+        status = Status(kv, NODE)
+        status.configure(Reporting(interval=0, endpoints=True))
+        status.endpoints({ONE: True})
+        status.host_endpoints({"eth0": "error"})
+        status._step()
+        assert value(kv, key) == {"status": "error"} and value(kv, stale) is None and value(kv, KEY) == {"status": "up"}
+        status.host_endpoints({"eth0": "up"})
+        status._step()
+        assert value(kv, key) == {"status": "up"}
+
     def test_nothing_without_being_asked(self) -> None:
         """Off by default."""
         kv = MemoryKV()
