@@ -35,6 +35,7 @@ from calico_plugin.model.resources import WorkloadEndpoint
 from calico_plugin.naming import wire
 from calico_plugin.naming.answers import answer
 from calico_plugin.naming.index import EndpointId, Index
+from calico_plugin.observe.log import bug
 from calico_plugin.observe.metrics import Metrics
 from calico_plugin.observe.problems import NAMES, Problems
 
@@ -129,12 +130,14 @@ class Responder:
                 self._decide(queue, injector, one)
 
     def _decide(self, queue: Queue, injector: Injector, one: Queued) -> None:
-        if self._answer(injector, one):
-            queue.drop([one])
-            self._metrics.names_answered.inc()
-        else:
-            queue.accept([one])
-            self._metrics.names_passed.inc()
+        answered = False
+        try:
+            answered = self._answer(injector, one)
+        except Exception as error:
+            # One strange query must not keep the others from being answered.
+            bug(self._log, "a query could not be looked at", error=str(error), packet=one.packet.hex())
+        queue.decide(one, accept=not answered)
+        (self._metrics.names_answered if answered else self._metrics.names_passed).inc()
 
     def _answer(self, injector: Injector, one: Queued) -> bool:
         """Whether the asker has its answer."""

@@ -24,7 +24,7 @@ PREFIXES = "prefixes"
 _ASK = "ask"
 # After the first table's -300, before connection tracking at -200.
 _PRIORITY = -250
-_PER_SECOND, _BURST = 200, 100
+_PER_SECOND, _BURST = 1000, 1000
 # linux/netfilter/nf_tables.h, nf_tables_compat.h, xt_NFQUEUE.h
 _NEW_RULE, _NEW_ELEMENT, _DELETE_ELEMENT = 6, 12, 14
 _CREATE, _APPEND = 0x400, 0x800

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import struct
 from dataclasses import dataclass
-from typing import Iterable
 
 from calico_plugin.dataplane.netlink import attribute, attributes
 from calico_plugin.dataplane.nfgroup import BIND, COPY_PACKET, NFGENMSG, NFQUEUE, PacketSocket
@@ -59,17 +58,10 @@ class Queue:
         """What has come, after a wait of so long at most (None: until something comes). Each needs a verdict."""
         return [packet(body) for body in self._socket.packets(seconds) or ()]
 
-    def accept(self, packets: Iterable[Queued]) -> None:
-        """Let them go on as they are."""
-        for one in packets:
-            self._decide(one, _ACCEPT)
-
-    def drop(self, packets: Iterable[Queued]) -> None:
-        for one in packets:
-            self._decide(one, _DROP)
-
-    def _decide(self, one: Queued, verdict: int) -> None:
-        self._socket.tell(_VERDICT, attribute(_VERDICT_HEADER, struct.pack("!II", verdict, one.id)))
+    def decide(self, one: Queued, accept: bool) -> None:
+        """Let it go on as it is, or drop it."""
+        verdict = struct.pack("!II", _ACCEPT if accept else _DROP, one.id)
+        self._socket.tell(_VERDICT, attribute(_VERDICT_HEADER, verdict))
 
 
 def packet(body: bytes) -> Queued:

@@ -7,6 +7,7 @@ name' to one type would deny the name. RFC 1035, 2308 (no data), 6891 (EDNS).
 from __future__ import annotations
 
 import random
+from functools import lru_cache
 from typing import Protocol, Sequence
 
 import dns.exception
@@ -21,8 +22,8 @@ import dns.rrset
 
 TTL_SECONDS = 5
 # What fits into 512 bytes, which all can take, whatever the name: 12 + 255 + 4 + 14 * 16. Of IPv6 addresses fewer.
-_MOST = {dns.rdatatype.A: 14, dns.rdatatype.AAAA: 8, dns.rdatatype.PTR: 1}
-_VERSION = {dns.rdatatype.A: ".", dns.rdatatype.AAAA: ":"}
+_MOST: dict[int, int] = {dns.rdatatype.A: 14, dns.rdatatype.AAAA: 8, dns.rdatatype.PTR: 1}
+_VERSION: dict[int, str] = {dns.rdatatype.A: ".", dns.rdatatype.AAAA: ":"}
 _LARGEST = 1232
 
 
@@ -38,38 +39,59 @@ class Names(Protocol):
 
 def answer(query: bytes, names: Names) -> bytes | None:
     """The answer to a query's bytes (those of a UDP datagram); None where there is nothing that we know."""
+    number, rest = query[:2], query[2:]
+    asked = _asked(rest)
+    found = _found(*asked, names) if asked is not None else None
+    said = _response(rest, tuple(found)) if found is not None else None
+    return number + said if said is not None else None
+
+
+# Those who ask again send the same bytes but for the first two, the query's number; a library is not fast.
+
+
+@lru_cache(maxsize=4096)
+def _asked(rest: bytes) -> tuple[str, str, int] | None:
+    """Name in lower case, address for one that is reversed, and type that a query asks for; None for no such query."""
     try:
-        message = dns.message.from_wire(query)
-        return _answer(message, names)
+        message = _message(rest)
+        if message.opcode() != dns.opcode.QUERY or message.flags & dns.flags.QR or len(message.question) != 1:
+            return None
+        (asked,) = message.question
+        if asked.rdclass != dns.rdataclass.IN:
+            return None
+        address = dns.reversename.to_address(asked.name) if _is_reversed(asked.name) else ""
+        return asked.name.to_text(omit_final_dot=True).lower(), address, asked.rdtype
     except (dns.exception.DNSException, ValueError, UnicodeError):
         return None
 
 
-def _answer(message: dns.message.Message, names: Names) -> bytes | None:
-    if message.opcode() != dns.opcode.QUERY or message.flags & dns.flags.QR or len(message.question) != 1:
-        return None
-    asked = message.question[0]
-    if asked.rdclass != dns.rdataclass.IN:
-        return None
-    found = _found(asked.name, asked.rdtype, names)
-    if found is None:
-        return None
-    response = dns.message.make_response(message, recursion_available=True, our_payload=_LARGEST)
-    if found:
-        response.answer.append(dns.rrset.from_text(asked.name, TTL_SECONDS, asked.rdclass, asked.rdtype, *found))
-    return response.to_wire()
-
-
-def _found(name: dns.name.Name, kind: dns.rdatatype.RdataType, names: Names) -> list[str] | None:
+def _found(name: str, address: str, kind: int, names: Names) -> list[str] | None:
     """Data of the answer in DNS' text form, in any order, so that those who take the first take turns."""
-    if kind == dns.rdatatype.PTR:
-        address = dns.reversename.to_address(name) if _is_reversed(name) else ""
-        titles = names.titles(address) if address else None
-        found = None if titles is None else [f"{title}." for title in titles]
+    if address:
+        titles = names.titles(address)
+        found = None if titles is None else [f"{title}." for title in titles if kind == dns.rdatatype.PTR]
     else:
-        addresses = names.addresses(name.to_text(omit_final_dot=True).lower())
+        addresses = names.addresses(name)
         found = None if addresses is None else [one for one in addresses if _VERSION.get(kind, " ") in one]
     return None if found is None else random.sample(found, min(len(found), _MOST.get(kind, 0)))
+
+
+@lru_cache(maxsize=4096)
+def _response(rest: bytes, found: tuple[str, ...]) -> bytes | None:
+    """All but the number; None for data that DNS cannot hold."""
+    message = _message(rest)
+    response = dns.message.make_response(message, recursion_available=True, our_payload=_LARGEST)
+    (asked,) = message.question
+    try:
+        if found:
+            response.answer.append(dns.rrset.from_text(asked.name, TTL_SECONDS, asked.rdclass, asked.rdtype, *found))
+        return response.to_wire()[2:]
+    except (dns.exception.DNSException, ValueError):
+        return None
+
+
+def _message(rest: bytes) -> dns.message.Message:
+    return dns.message.from_wire(b"\0\0" + rest)
 
 
 def _is_reversed(name: dns.name.Name) -> bool:

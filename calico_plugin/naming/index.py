@@ -34,9 +34,9 @@ class Entry:
     title: str
 
     @property
-    def questions(self) -> frozenset[str]:
-        """Everything that may be asked about it."""
-        return self.bare | self.full | frozenset(map(wire.reverse, self.addresses))
+    def prefixes(self) -> tuple[bytes, ...]:
+        """First bytes of everything that may be asked about it (`wire.prefix`); one may come twice."""
+        return tuple(map(wire.prefix, (*self.bare, *self.full, *map(wire.reverse, self.addresses))))
 
 
 class Index:
@@ -50,10 +50,10 @@ class Index:
         self._records: dict[EndpointId, EndpointNames] = {}
         self._addresses: dict[EndpointId, tuple[str, ...]] = {}
         self._entries: dict[EndpointId, Entry] = {}
-        self._called_so: dict[str, dict[EndpointId, None]] = {}
-        self._by_address: dict[str, dict[EndpointId, None]] = {}
+        self._called: dict[str, dict[EndpointId, Entry]] = {}
+        self._by_address: dict[str, dict[EndpointId, Entry]] = {}
         # Of this host: container -> its endpoints; network -> how many.
-        self._containers: dict[str, dict[EndpointId, None]] = {}
+        self._containers: dict[str, dict[EndpointId, Entry]] = {}
         self._present: Counter[str] = Counter()
         self._prefixes: Counter[bytes] = Counter()
 
@@ -85,14 +85,14 @@ class Index:
 
     def networks_of(self, address: str) -> frozenset[str] | None:
         """Our networks of the container of this host that has the address; None when none has it."""
-        holders = (self._entries[one] for one in self._by_address.get(address, ()) if one[0] == self._node)
-        container = next((entry.container for entry in holders), self._askers.get(address, ""))
+        holders = (one for one in self._by_address.get(address, {}).values() if one.node == self._node)
+        container = next((one.container for one in holders), self._askers.get(address, ""))
         endpoints = self._containers.get(container)
-        return None if endpoints is None else frozenset(self._entries[one].network for one in endpoints)
+        return None if endpoints is None else frozenset(one.network for one in endpoints.values())
 
     def addresses(self, name: str, networks: Collection[str]) -> tuple[str, ...] | None:
         """Who is called so in one of the networks; None when nobody is. `name` in lower case, without a dot behind."""
-        return _joined(entry for entry in self._called(name) if entry.network in networks)
+        return _joined([one for one in self._called.get(name, {}).values() if one.network in networks])
 
     def addresses_for_host(self, name: str) -> tuple[str, ...] | None:
         """The same where it is not known which container of this host asks: Docker asks on its behalf.
@@ -100,24 +100,19 @@ class Index:
         Docker has answered what is on this host already, so a network in which somebody here is called so is not
         meant, nor is one that nobody here is on. A bare name must then be left in one network only.
         """
-        called = [entry for entry in self._called(name) if self._present[entry.network]]
-        here = {entry.network for entry in called if entry.node == self._node}
-        meant = [entry for entry in called if entry.network not in here]
-        bare = {entry.network for entry in meant if name in entry.bare}
-        return _joined(entry for entry in meant if name in entry.full or len(bare) == 1)
+        called = [one for one in self._called.get(name, {}).values() if self._present[one.network]]
+        here = {one.network for one in called if one.node == self._node}
+        meant = [one for one in called if one.network not in here]
+        bare = {one.network for one in meant if name in one.bare}
+        return _joined([one for one in meant if name in one.full or len(bare) == 1])
 
     def titles(self, address: str, networks: Collection[str] | None) -> tuple[str, ...] | None:
         """What has the address, in one of the networks (None: in any that this host is on)."""
-        entries = (self._entries[endpoint] for endpoint in self._by_address.get(address, ()))
-        return tuple(sorted({entry.title for entry in entries if entry.title and self._may(entry, networks)})) or None
+        known = self._present if networks is None else networks
+        entries = self._by_address.get(address, {}).values()
+        return tuple(sorted({one.title for one in entries if one.title and one.network in known})) or None
 
     # Parts
-
-    def _may(self, entry: Entry, networks: Collection[str] | None) -> bool:
-        return bool(self._present[entry.network]) if networks is None else entry.network in networks
-
-    def _called(self, name: str) -> Iterator[Entry]:
-        return (self._entries[endpoint] for endpoint in self._called_so.get(name, ()))
 
     def _refresh(self, endpoint: EndpointId) -> None:
         old, new = self._entries.get(endpoint), self._entry(endpoint)
@@ -147,36 +142,38 @@ class Index:
 
     def _add(self, endpoint: EndpointId, entry: Entry) -> None:
         self._entries[endpoint] = entry
-        for name in entry.bare | entry.full:
-            self._called_so.setdefault(name, {})[endpoint] = None
-        for address in entry.addresses:
-            self._by_address.setdefault(address, {})[endpoint] = None
-        self._prefixes.update(map(wire.prefix, entry.questions))
+        for known, key in self._places(entry):
+            known.setdefault(key, {})[endpoint] = entry
+        self._prefixes.update(entry.prefixes)
         if entry.node == self._node:
-            self._containers.setdefault(entry.container, {})[endpoint] = None
             self._present[entry.network] += 1
 
     def _drop(self, endpoint: EndpointId, entry: Entry) -> None:
         del self._entries[endpoint]
-        for name in entry.bare | entry.full:
-            _discard(self._called_so, name, endpoint)
-        for address in entry.addresses:
-            _discard(self._by_address, address, endpoint)
-        for question in entry.questions:
-            _less(self._prefixes, wire.prefix(question))
+        for known, key in self._places(entry):
+            del known[key][endpoint]
+            if not known[key]:
+                del known[key]
+        for prefix in entry.prefixes:
+            _less(self._prefixes, prefix)
         if entry.node == self._node:
-            _discard(self._containers, entry.container, endpoint)
             _less(self._present, entry.network)
+
+    def _places(self, entry: Entry) -> Iterator[tuple[dict[str, dict[EndpointId, Entry]], str]]:
+        """Where an entry is looked for."""
+        yield from ((self._called, name) for name in entry.bare | entry.full)
+        yield from ((self._by_address, address) for address in entry.addresses)
+        if entry.node == self._node:
+            yield self._containers, entry.container
 
 
 def _joined(entries: Iterable[Entry]) -> tuple[str, ...] | None:
-    found = dict.fromkeys(address for entry in entries for address in entry.addresses)
-    return tuple(found) or None
+    return tuple({address: None for one in entries for address in one.addresses}) or None
 
 
 def _possible(names: Iterable[str]) -> list[str]:
     """Docker takes aliases that no DNS query can hold."""
-    return [name.lower() for name in names if wire.labels(name)]
+    return [name.lower() for name in names if wire.is_possible(name)]
 
 
 def _set(known: dict[EndpointId, T], endpoint: EndpointId, value: T | None) -> None:
@@ -186,13 +183,7 @@ def _set(known: dict[EndpointId, T], endpoint: EndpointId, value: T | None) -> N
         known[endpoint] = value
 
 
-def _discard(known: dict[str, dict[EndpointId, None]], name: str, endpoint: EndpointId) -> None:
-    known[name].pop(endpoint)
-    if not known[name]:
-        del known[name]
-
-
-def _less(counter: Counter, item: object) -> None:
+def _less(counter: Counter[T], item: T) -> None:
     counter[item] -= 1
     if not counter[item]:
         del counter[item]

@@ -6,29 +6,24 @@ looks at the first four of these bytes only, which tells most names apart; what 
 
 from __future__ import annotations
 
+import re
 from ipaddress import ip_address
 
-_LONGEST_LABEL, _LONGEST_NAME = 63, 253
+_NAME = re.compile(r"(?!.{254})[A-Za-z0-9_-]{1,63}(\.[A-Za-z0-9_-]{1,63})*")
 # Bit 5 tells upper from lower case of a letter. The first byte is a length.
 MASK = b"\xff\xdf\xdf\xdf"
 
 
-def labels(name: str) -> tuple[bytes, ...] | None:
-    """The labels of a name; None for what cannot be one: empty or too long parts, characters beyond ASCII."""
-    if not name.isascii() or len(name) > _LONGEST_NAME:
-        return None
-    parts = tuple(part.encode() for part in name.split("."))
-    return parts if all(0 < len(part) <= _LONGEST_LABEL for part in parts) else None
+def is_possible(name: str) -> bool:
+    """Whether it can be asked for: no empty or too long part, letters, digits, `-` and `_`."""
+    return _NAME.fullmatch(name) is not None
 
 
 def prefix(name: str) -> bytes:
-    """The four bytes by which the kernel knows queries for a name, without case. Raises ValueError for no name."""
-    parts = labels(name)
-    if parts is None:
-        raise ValueError(f"{name!r} is no DNS name")
-    # The empty label is followed by the type, whose first byte is 0 for all types that matter.
-    wire = b"".join(bytes([len(part)]) + part for part in parts) + bytes(3)
-    return bytes(byte & mask for byte, mask in zip(wire, MASK))
+    """The four bytes by which the kernel knows queries for a possible name, without case."""
+    # The empty label behind is followed by the type, whose first byte is 0 for all types that matter.
+    wire = b"".join(bytes([len(part)]) + part.encode() for part in name.split(".", 3)[:3]) + bytes(3)
+    return bytes((wire[0], wire[1] & 0xDF, wire[2] & 0xDF, wire[3] & 0xDF))
 
 
 def reverse(address: str) -> str:

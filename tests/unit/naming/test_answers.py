@@ -70,8 +70,9 @@ def test_case_is_kept_and_does_not_matter() -> None:
 def test_reversed() -> None:
     assert data(ask(dns.reversename.from_address("10.0.0.1").to_text(), "PTR")) == ["web.net1."]
     assert data(ask(dns.reversename.from_address("fd00::2").to_text(), "PTR")) == ["dual.net1."]
-    for name in ("9.0.0.10.in-addr.arpa.", "0.0.10.in-addr.arpa.", "web.", "in-addr.arpa."):
+    for name in ("9.0.0.10.in-addr.arpa.", "0.0.10.in-addr.arpa.", "nobody.", "in-addr.arpa."):
         assert ask(name, "PTR") is None, name
+    assert data(ask("web", "PTR")) == [] == data(ask("1.0.0.10.in-addr.arpa.", "A"))
 
 
 def test_many_addresses_take_turns_and_fit() -> None:

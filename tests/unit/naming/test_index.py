@@ -122,8 +122,8 @@ def test_renamed() -> None:
 def test_names_that_dns_cannot_hold_are_left_out() -> None:
     """They do no harm to the others."""
     index = Index(HERE)
-    add(index, THERE, "e1", "net1", "web", "a" * 64, "", "grün", "a..b", "Big", address="10.0.2.1")
-    for name in ("a" * 64, "", "a..b"):
+    add(index, THERE, "e1", "net1", "web", "a" * 64, "", "grün", "a..b", "a b", "Big", address="10.0.2.1")
+    for name in ("a" * 64, "", "grün", "a..b", "a b"):
         assert index.addresses(name, {"net1"}) is None
     assert index.addresses("big", {"net1"}) == ("10.0.2.1",)
 
