@@ -20,6 +20,12 @@ pytestmark = pytest.mark.root
 
 RESTART_SECONDS = 15
 STARTED = "Calico node started successfully"
+NODE_STATUS = """\
+apiVersion: projectcalico.org/v3
+kind: CalicoNodeStatus
+metadata: {name: of-host2}
+spec: {node: host2, classes: [BGP, Agent], updatePeriodSeconds: 1}
+"""
 
 
 @pytest.fixture(scope="module")
@@ -55,35 +61,11 @@ def calico_nodes(node: CalicoNode) -> list[Process]:
     return [one for one in node.machine.processes() if any(word.endswith("/calico-node") for word in one.argv[:3])]
 
 
-def test_status_shows_the_mesh(pair: tuple[CalicoNode, CalicoNode]) -> None:
-    """The original's table, with the neighbour's address and an established session, and exit status 0."""
-    said = pair[0].ctl("node", "status")
-    assert said.startswith("Calico process is running.\n\nIPv4 BGP status\n+--")
-    row = next(line for line in said.splitlines() if "172.20.62.105" in line)
-    cells = [cell.strip() for cell in row.strip("|").split("|")]
-    assert cells[:3] == ["172.20.62.105", "node-to-node mesh", "up"] and cells[4] == "Established"
-    assert "No IPv6 peers found." in said
-
-
-NODE_STATUS = """\
-apiVersion: projectcalico.org/v3
-kind: CalicoNodeStatus
-metadata: {name: of-host2}
-spec: {node: host2, classes: [BGP, Agent], updatePeriodSeconds: 1}
-"""
-
-
-def test_status_as_data_and_as_a_resource(pair: tuple[CalicoNode, CalicoNode]) -> None:
-    """`-o json` on the host; from anywhere by a CalicoNodeStatus, which the node that it names keeps up to date."""
-    node, other = pair
-    found = json.loads(node.ctl("node", "status", "-o", "json"))
-    status = found["status"]
-    assert (found["kind"], found["spec"]["node"], status["problems"]) == ("CalicoNodeStatus", "host1", [])
-    assert status["agent"]["birdV4"]["state"] == "Ready"
-    (peer,) = status["bgp"]["peersV4"]
-    assert (peer["peerIP"], peer["type"], peer["state"]) == ("172.20.62.105", "NodeMesh", "Established")
-    assert "0.0.0.0/0" in [one["destination"] for one in status["routes"]["routesV4"]]
-
+def test_status(pair: tuple[CalicoNode, CalicoNode]) -> None:
+    """The original's table, the same as data, and from anywhere by a resource that the node keeps up to date."""
+    node, _ = pair
+    table_shows_the_mesh(node)
+    data_shows_the_mesh(node)
     node.machine.run("calicoctl", "apply", "-f", "-", env=node.environment(), stdin=NODE_STATUS.encode())
 
     def told() -> dict[str, Any]:
@@ -93,11 +75,31 @@ def test_status_as_data_and_as_a_resource(pair: tuple[CalicoNode, CalicoNode]) -
 
     wait_for("a status", lambda: told()["lastUpdated"], 10)
     assert told()["bgp"]["numberEstablishedV4"] == 1 and told()["routes"] == {}
-    node.kill("bird")
     node.machine.run("s6-svc", "-wD", "-d", "/var/run/calico/s6/bird")
     wait_for("the lost session", lambda: told()["bgp"]["numberNotEstablishedV4"] == 1, 15)
     stopped = json.loads(node.ctl("node", "status", "-o", "json"))["status"]
     assert stopped["agent"]["birdV4"] == {"state": "NotReady"}
+
+
+def table_shows_the_mesh(node: CalicoNode) -> None:
+    """The neighbour's address and an established session, exit status 0."""
+    said = node.ctl("node", "status")
+    assert said.startswith("Calico process is running.\n\nIPv4 BGP status\n+--")
+    row = next(line for line in said.splitlines() if "172.20.62.105" in line)
+    cells = [cell.strip() for cell in row.strip("|").split("|")]
+    assert cells[:3] == ["172.20.62.105", "node-to-node mesh", "up"] and cells[4] == "Established"
+    assert "No IPv6 peers found." in said
+
+
+def data_shows_the_mesh(node: CalicoNode) -> None:
+    """`-o json`, on the host itself."""
+    found = json.loads(node.ctl("node", "status", "-o", "json"))
+    status = found["status"]
+    assert (found["kind"], found["spec"]["node"], status["problems"]) == ("CalicoNodeStatus", "host1", [])
+    assert status["agent"]["birdV4"]["state"] == "Ready"
+    (peer,) = status["bgp"]["peersV4"]
+    assert (peer["peerIP"], peer["type"], peer["state"]) == ("172.20.62.105", "NodeMesh", "Established")
+    assert "0.0.0.0/0" in [one["destination"] for one in status["routes"]["routesV4"]]
 
 
 def test_status_needs_a_running_node_and_root(lab: Lab) -> None:
