@@ -25,6 +25,7 @@ from calico_plugin.policy.selector import Node, SelectorError
 PROTOCOLS = {"TCP": 6, "UDP": 17, "ICMP": 1, "ICMPv6": 58, "SCTP": 132, "UDPLite": 136}
 WITH_PORTS = frozenset((6, 17, 132))
 _ICMP_FAMILY = {"ICMP": 4, "ICMPv6": 6}
+_FEW_PORTS = 3
 _PORT_NAME = re.compile(r"(?=.*[a-z])[a-z0-9]+(-[a-z0-9]+)*")
 
 Port = int | str
@@ -252,9 +253,8 @@ class _Side:
         found: list[tuple[Match | SetUse, ...]] = []
         others = base
         if self.ports.numbers:
-            numeric = (*base, Match(what, self.ports.numbers))
             by_selector = (SetUse(self.side, SetSpec.addresses(self.positive)),) if self.positive is not None else ()
-            found.append((*numeric, *by_selector))
+            found += [(*base, Match(what, numbers), *by_selector) for numbers in self.ports.lists()]
             others = (*base, Match(what, self.ports.numbers, negated=True)) if apart else base
         named: list[SetUse] = []
         for name in self.ports.names:
@@ -278,6 +278,11 @@ class _Ports:
 
     numbers: tuple[str, ...] = ()
     names: tuple[str, ...] = ()
+
+    def lists(self) -> tuple[tuple[str, ...], ...]:
+        """The numbers for one line each: a few have lines of their own, which is faster and needs no set."""
+        few = len(self.numbers) <= _FEW_PORTS
+        return tuple((number,) for number in self.numbers) if few else (self.numbers,)
 
     @classmethod
     def read(cls, ports: tuple[Port, ...], protocol: int | None, where: str) -> _Ports:
