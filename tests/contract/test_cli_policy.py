@@ -68,7 +68,8 @@ spec:
 
 
 def endpoint(
-    kv: EtcdKV, node: str, eid: str, address: str, profiles: tuple[str, ...] = ("net",), **labels: str
+    kv: EtcdKV, node: str, eid: str, address: str, profiles: tuple[str, ...] = ("net",),
+    published: tuple[WorkloadEndpointPort, ...] = (), **labels: str,
 ) -> None:
     """A container as the driver writes it."""
     own = {names.LABEL_NAMESPACE: names.NAMESPACE, names.LABEL_ORCHESTRATOR: names.ORCHESTRATOR}
@@ -78,7 +79,8 @@ def endpoint(
             name=names.workload_endpoint(node, eid), namespace=names.NAMESPACE, labels={**own, **labels}),
         spec=WorkloadEndpointSpec(
             orchestrator=names.ORCHESTRATOR, workload=names.WORKLOAD, node=node, endpoint=eid,
-            ip_networks=(f"{address}/32",), profiles=profiles, interface_name=names.host_interface(eid), ports=ports),
+            ip_networks=(f"{address}/32",), profiles=profiles, interface_name=names.host_interface(eid),
+            ports=(*ports, *published)),
     )
     kv.put(keys.resource(value.kind, value.name, value.namespace), codec.encode(value), Deadline(5))
 
@@ -158,6 +160,25 @@ def test_explain_of_hosts(cluster: Cli) -> None:
     assert explained(cluster, f"h1 {DB[:8]} tcp 80")[0] == 1
     status, found = explained(cluster, f"{WEB[:8]} 172.16.0.1 tcp 22")
     assert status == 1 and "defaultEndpointToHostAction" in found["ends"][1]["decidedBy"]["reason"]
+
+
+def test_explain_of_published_ports(cluster: Cli, kv: EtcdKV) -> None:
+    """The container's own address is policed as ever; what comes by the host's port is told beside it."""
+    web, db = (WorkloadEndpointPort(protocol="TCP", port=port, host_port=8000 + port) for port in (80, 5432))
+    endpoint(kv, "h1", WEB, "10.65.0.1", published=(web,), role="web")
+    endpoint(kv, "h2", DB, "10.65.1.1", published=(db,), role="db")
+    cluster("delete -q gnp fence")
+    status, found = explained(cluster, f"198.51.100.7 {WEB[:8]} tcp 80")
+    assert status == 1 and found["notes"][1:] == [
+        "node h1 publishes it as 0.0.0.0:8080/tcp: who comes that way is allowed, because no policy selects it"]
+    assert explained(cluster, f"198.51.100.7 {WEB[:8]} tcp 81")[1]["notes"][1:] == []
+    status, found = explained(cluster, f"198.51.100.7 {DB[:8]} tcp 5432")
+    assert status == 1 and found["notes"][1:] == [
+        "node h2 publishes it as 0.0.0.0:13432/tcp: who comes that way is denied as well"]
+    status, found = explained(cluster, "198.51.100.7 172.16.0.2 tcp 13432")
+    assert found["notes"][1:] == ["0.0.0.0:13432/tcp of node h2 is published: ask for 10.65.1.1 port 5432"]
+    status, out, _ = cluster(f"policy list --for {WEB[:8]}")
+    assert status == 0 and "PublishedPorts" in out
 
 
 def test_explain_in_words(cluster: Cli) -> None:

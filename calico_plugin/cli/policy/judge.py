@@ -8,6 +8,7 @@ from typing import Any, Mapping
 
 import msgspec
 
+from calico_plugin.cli.policy import through
 from calico_plugin.cli.policy.places import HOST, LABELS, OUTSIDE, Place
 from calico_plugin.cli.policy.world import World
 from calico_plugin.model.desired import DENIES, Chain, Ruleset, Verdict
@@ -82,6 +83,7 @@ def judge(world: World, source: Place, destination: Place, flow: Flow) -> Answer
     ends = [end for end in (bench.leaving(source, destination, flow), bench.entering(source, destination, flow)) if end]
     notes = [f"{place.name}: {place.note}" for place in (source, destination) if place.note]
     notes += bench.notes(source, destination)
+    notes += through.notes(world, bench.rules, destination, flow)
     return Answer(flow, tuple(ends), tuple(notes))
 
 
@@ -92,7 +94,7 @@ class _Bench:
         self._world = world
         self._rulesets: dict[str, Ruleset] = {}
 
-    def _rules(self, node: str) -> Ruleset:
+    def rules(self, node: str) -> Ruleset:
         if node not in self._rulesets:
             unnamed = (host.spec.expected_ips for host in self._hosts(node) if not host.spec.interface_name)
             expected = frozenset(address for addresses in unnamed for address in addresses)
@@ -111,7 +113,7 @@ class _Bench:
         if source.resource is None:
             return None
         node = source.resource.spec.node or source.node
-        rules = self._rules(node)
+        rules = self.rules(node)
         found = explain.egress(rules, source.interface, flow)
         return self._told("egress", source, node, rules, found, replace(flow, in_interface=source.interface))
 
@@ -126,7 +128,7 @@ class _Bench:
             decision = Decision(ALLOW, rule="a host may always talk to its own containers")
             return Judgement("ingress", str(destination), ALLOW, decision, (), None, destination.interface, source.node)
         node = destination.resource.spec.node or destination.node
-        rules = self._rules(node)
+        rules = self.rules(node)
         found = explain.ingress(rules, destination.interface, flow)
         there = replace(flow, out_interface=destination.interface)
         return self._told("ingress", destination, node, rules, found, there)
@@ -157,7 +159,7 @@ class _Bench:
 
     def _to_own_host(self, source: Place, destination: Place, flow: Flow) -> Judgement:
         """After the container's own egress policy: `defaultEndpointToHostAction` (policy 4.4)."""
-        rules = self._rules(source.node)
+        rules = self.rules(source.node)
         found = explain.walk(rules, "input-to-host", replace(flow, in_interface=source.interface))
         verdict = DENY if found.verdict in DENIES else ALLOW
         words = "Drop" if verdict == DENY else "not Drop; the host's own rules decide"
@@ -168,7 +170,7 @@ class _Bench:
         interface = self._governed(place)
         if not interface:
             return None
-        rules = self._rules(place.node)
+        rules = self.rules(place.node)
         walk = explain.to_host if direction == "ingress" else explain.from_host
         found = walk(rules, interface, flow)
         if found is None:
