@@ -160,3 +160,51 @@ def test_the_dummy_gateway_given_back_is_no_address(address: str) -> None:
 
 def test_an_error_is_one_line_under_both_keys() -> None:
     assert json.loads(wire.error("two\nlines  here")) == {"Err": "two lines here", "Error": "two lines here"}
+
+
+def ports(*entries: dict[str, Any]) -> bytes:
+    return body(NetworkID=NETWORK, EndpointID=ENDPOINT, Options={"com.docker.network.portmap": list(entries)})
+
+
+def entry(**members: Any) -> dict[str, Any]:
+    return {"Proto": 6, "IP": "", "Port": 80, "HostIP": "", "HostPort": 0, "HostPortEnd": 0, **members}
+
+
+def test_ports_to_be_published() -> None:
+    """One, a range, any; with and without an address of the host."""
+    call = wire.connectivity(ports(
+        entry(HostPort=8080, HostPortEnd=8080),
+        entry(Proto=17, HostIP="127.0.0.1", HostPort=9000, HostPortEnd=9010),
+        entry(Proto=132, HostIP="::"),
+    ))
+    assert (call.network, call.endpoint) == (NETWORK, ENDPOINT) and call.ports == (
+        wire.PortRequest(6, 80, None, 8080, 8080),
+        wire.PortRequest(17, 80, ip_address("127.0.0.1"), 9000, 9010),
+        wire.PortRequest(132, 80, ip_address("::"), 0, 0),
+    )
+
+
+@pytest.mark.parametrize("options", [{}, {"Options": None}, {"Options": {}}, {"Options": {
+    "com.docker.network.portmap": None, "com.docker.network.endpoint.exposedports": [{"Proto": 6, "Port": 80}]}}])
+def test_no_ports_to_be_published(options: dict[str, Any]) -> None:
+    """Docker tells each gateway, also when nothing is published; what is only exposed is not."""
+    assert wire.connectivity(body(NetworkID=NETWORK, EndpointID=ENDPOINT, **options)).ports == ()
+
+
+@pytest.mark.parametrize(
+    ("members", "named"),
+    [
+        ({"Proto": 1}, "protocol = 1"),
+        ({"Port": 0}, "container port = 0"),
+        ({"Port": 65536}, "container port = 65536"),
+        ({"HostPort": 90, "HostPortEnd": 80}, "host port = '90-80'"),
+        ({"HostPort": 65000, "HostPortEnd": 65536}, "host port"),
+        ({"HostPort": 0, "HostPortEnd": 80}, "host port"),
+        ({"HostPort": -1}, "host port"),
+        ({"HostIP": "eth0"}, "host address = 'eth0'"),
+    ],
+)
+def test_ports_that_make_no_sense_are_refused(members: dict[str, Any], named: str) -> None:
+    """By name and value."""
+    with pytest.raises(InvalidInput, match=named):
+        wire.connectivity(ports(entry(**members)))
