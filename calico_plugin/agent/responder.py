@@ -85,7 +85,7 @@ class Responder:
         self._listed = False
         self._look_at = 0.0
         self._log = structlog.get_logger(part="names")
-        self.worker = Worker("names-answers", self._step)
+        self.worker = Worker("names-answers", self._step, longest=5.0)
 
     @property
     def transactions(self) -> int:
@@ -106,6 +106,7 @@ class Responder:
         self._hear()
         if not self._enabled:
             self._table.remove()
+            self._problems.tell(NAMES, ())
             return
         try:
             with ExitStack() as stack:
@@ -122,10 +123,12 @@ class Responder:
         poll = select.poll()
         for descriptor in (self._mailbox.fileno(), queue.fileno()):
             poll.register(descriptor, select.POLLIN)
+        self._program()
+        self._problems.tell(NAMES, ())
         while not self.worker.stopping.is_set():
+            poll.poll(LOOK_EVERY * 1000)
             self._hear()
             self._program()
-            poll.poll(LOOK_EVERY * 1000)
             for one in queue.read(0):
                 self._decide(queue, injector, one)
 

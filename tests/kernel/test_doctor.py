@@ -6,6 +6,8 @@ from __future__ import annotations
 
 import json
 import signal
+import subprocess
+import sys
 from contextlib import contextmanager
 from typing import Any, Iterator
 
@@ -338,3 +340,31 @@ def stopped(node: CalicoNode, part: str) -> Iterator[None]:
 def etcdctl(lab: Lab, *words: str) -> None:
     machine: Machine = lab["etcd"]
     machine.run("etcdctl", "--endpoints=http://127.0.0.1:2379", *words, env={"ETCDCTL_API": "3"})
+
+
+# Tries until the agent is gone.
+HOLDER = """
+from calico_plugin.dataplane.nfqueue import Queue
+from calico_plugin.errors import DataplaneError
+while True:
+    try:
+        held = Queue(88)
+        break
+    except DataplaneError:
+        pass
+print("held", flush=True)
+input()
+"""
+
+
+@pytest.mark.long
+def test_names_cannot_be_answered(node: CalicoNode) -> None:
+    """Another program has the agent's queue; the agent takes it once that program ends."""
+    assert problems(node, "names") == []
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
+    with node.machine.popen(sys.executable, "-c", HOLDER, **pipes) as holder:
+        node.kill("agent")
+        assert holder.stdout is not None and holder.stdout.readline() == b"held\n"
+        wait_for("a word about it", lambda: problems(node, "names"), 20)
+        expect(node, "names", "warn", "nfqueue 88", "another program")
+    wait_for("no word about it", lambda: not problems(node, "names"), 20)

@@ -170,6 +170,15 @@ def forward_gaps() -> tuple[str, ...]:
     return forwarding.missing()
 
 
+def nameservers(path: Path) -> list[str] | None:
+    """DNS servers that a resolv.conf names; None when it cannot be read."""
+    try:
+        lines = [line.split() for line in path.read_text().splitlines()]
+    except (OSError, UnicodeDecodeError):
+        return None
+    return [words[1] for words in lines if len(words) > 1 and words[0] == "nameserver"]
+
+
 def nft_table(name: str) -> bool | None:
     """Whether nftables has the table `inet <name>`; None when it cannot be asked."""
     try:

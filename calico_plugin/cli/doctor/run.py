@@ -12,6 +12,7 @@ from calico_plugin.cli.doctor import (
     cluster_checks,
     docker_checks,
     host_checks,
+    name_checks,
     service_checks,
 )
 from calico_plugin.cli.doctor.context import Context
@@ -61,6 +62,7 @@ CHECKS: Sequence[Check] = (
     Check("endpoints", address_checks.workloads, needs_etcd=True),
     Check("docker", docker_checks.docker, needs_root=True),
     Check("networks", docker_checks.networks, needs_root=True),
+    Check("names", name_checks.names, is_part=True, needs_root=True),
 )
 
 
