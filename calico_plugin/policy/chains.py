@@ -139,7 +139,8 @@ def _workload_start(part: ListPart, options: PolicyOptions) -> Iterable[Rule]:
 def _host_start(stage: Stage, options: PolicyOptions) -> Iterable[Rule]:
     """What a host endpoint lets through before any policy; nothing is tracked yet where doNotTrack policy stands."""
     if stage.name == "nat":
-        yield Rule(Verdict.ACCEPT, (Match(Field.CONNECTION_STATE, ("established", "related")),))
+        # What doNotTrack policy allowed meets no later policy of the endpoint.
+        yield Rule(Verdict.ACCEPT, (Match(Field.CONNECTION_STATE, ("established", "related", "untracked")),))
     elif stage.name != "raw":
         yield from _established(options)
         yield Rule(Verdict.ACCEPT, (Match(Field.CONNECTION_STATE, ("untracked",)),))

@@ -6,6 +6,7 @@ import json
 from typing import Any
 
 import pytest
+from msgspec.structs import replace
 
 from calico_plugin.datastore.etcd import EtcdKV
 from calico_plugin.deadline import Deadline
@@ -318,3 +319,96 @@ def test_problems_names_what_is_not_understood(cluster: Cli, kv: EtcdKV) -> None
     assert status == 1
     assert "GlobalNetworkPolicy(bad): spec.selector" in out and "GlobalNetworkPolicy(worse)" in out
     assert explained(cluster, f"{WEB[:8]} {DB[:8]} tcp 5432")[0] == 1
+
+
+HOST = """\
+apiVersion: projectcalico.org/v3
+kind: HostEndpoint
+metadata: {name: h1-eth0, labels: {role: host}}
+spec: {node: h1, interfaceName: eth0, expectedIPs: [172.16.0.1]}
+---
+apiVersion: projectcalico.org/v3
+kind: GlobalNetworkPolicy
+metadata: {name: untracked}
+spec:
+  selector: role == 'host'
+  doNotTrack: true
+  applyOnForward: true
+  ingress:
+  - {action: Allow, protocol: TCP, destination: {ports: [7000]}}
+  - {action: Deny, protocol: TCP, destination: {ports: [7001]}}
+---
+apiVersion: projectcalico.org/v3
+kind: GlobalNetworkPolicy
+metadata: {name: early}
+spec:
+  selector: role == 'host'
+  preDNAT: true
+  applyOnForward: true
+  ingress:
+  - {action: Allow, protocol: TCP, destination: {ports: [8000]}}
+---
+apiVersion: projectcalico.org/v3
+kind: GlobalNetworkPolicy
+metadata: {name: forwarded}
+spec:
+  selector: role == 'host'
+  applyOnForward: true
+  ingress:
+  - {action: Deny, source: {nets: [198.51.100.0/24]}}
+  - {action: Allow}
+"""
+
+
+def deciders(found: dict[str, Any]) -> list[tuple[str, str, str]]:
+    """(where, verdict, by whom) of the host endpoints on the way."""
+    return [(one["endpoint"], one["verdict"], one["decidedBy"]["name"]) for one in found["passing"]]
+
+
+def test_explain_walks_the_host_endpoints_on_the_way(cluster: Cli) -> None:
+    """Before tracking, before translation, forwarded: each with the rule that decides; what denies anywhere denies."""
+    assert deciders(explained(cluster, f"198.51.100.7 {LONE[:8]} tcp 80")[1]) == []
+    assert cluster("apply -q -f -", HOST)[0] == 0
+    status, found = explained(cluster, f"198.51.100.7 {WEB[:8]} tcp 80")
+    assert status == 1 and deciders(found) == [("forwarded by node h1, coming in (eth0)", "deny", "forwarded")]
+    assert found["passing"][0]["next"]["verdict"] == "allow" and found["notes"] != found["passing"]
+    status, found = explained(cluster, f"{DB[:8]} {WEB[:8]} tcp 80")
+    assert status == 0 and deciders(found) == [("forwarded by node h1, coming in (eth0)", "allow", "forwarded")]
+    status, found = explained(cluster, f"198.51.100.7 {WEB[:8]} tcp 8000")
+    assert ("arriving at node h1, before translation (eth0)", "allow", "early") in deciders(found)
+    assert all(verdict == "allow" for _, verdict, _ in deciders(found))
+    assert deciders(explained(cluster, f"198.51.100.7 {WEB[:8]} tcp 7001")[1])[0] == (
+        "arriving at node h1, before connection tracking (eth0)", "deny", "untracked")
+
+
+def test_explain_of_a_host_whose_policy_is_untracked(cluster: Cli) -> None:
+    """What doNotTrack policy allows is spared the later policy of the endpoint, whose end would deny."""
+    assert cluster("apply -q -f -", HOST)[0] == 0
+    status, found = explained(cluster, "192.0.2.7 h1 tcp 7000")
+    assert status == 0 and deciders(found) == [
+        ("arriving at node h1, before connection tracking (eth0)", "allow", "untracked")]
+    assert explained(cluster, "198.51.100.7 h1 tcp 7002")[0] == 1
+    status, found = explained(cluster, "198.51.100.7 h1 tcp 22")
+    assert status == 0 and "failsafe port" in json.dumps(found["passing"])
+    assert "matched" not in json.dumps(found["passing"])
+    text = cluster("policy explain 198.51.100.7 h1 tcp 7001")[1]
+    assert "arriving at node h1, before connection tracking (eth0): deny" in text
+    assert "GlobalNetworkPolicy untracked, rule 1" in text
+
+
+def test_explain_says_what_it_took_for_granted(cluster: Cli) -> None:
+    """Several governed interfaces: the one with the node's address."""
+    assert cluster("apply -q -f -", HOST)[0] == 0
+    other = HOST.split("---")[0].replace("h1-eth0", "h1-eth1").replace("eth0", "eth1").replace("172.16.0.1", "10.0.0.1")
+    assert cluster("apply -q -f -", other)[0] == 0
+    _, found = explained(cluster, f"198.51.100.7 {WEB[:8]} tcp 80")
+    assert "node h1: the packet is taken to pass by eth0" in found["notes"]
+
+
+def test_explain_of_an_endpoint_that_waits_for_its_labels(cluster: Cli, kv: EtcdKV) -> None:
+    key = keys.resource("WorkloadEndpoint", names.workload_endpoint("h1", WEB), names.NAMESPACE)
+    stored = codec.decode(WorkloadEndpoint, key, kv.get(key, Deadline(5)).value)
+    marked = replace(stored, metadata=replace(stored.metadata, annotations={names.LABELS_AWAITED: "true"}))
+    kv.put(key, codec.encode(marked), Deadline(5))
+    status, found = explained(cluster, f"{LONE[:8]} {WEB[:8]} tcp 80")
+    assert status == 1 and "labels of its container" in found["ends"][1]["decidedBy"]["reason"]

@@ -102,6 +102,9 @@ def test_untracked_policy_acts_before_connection_tracking(lab: Lab) -> None:
         on_host("open", order=1, ingress=[{"action": "Allow", "protocol": "TCP", "destination": {"ports": [7001]}}]),
     )
     assert lab.router.answered(into_host(7000))
+    lab.set(on_host("late", preDNAT=True, applyOnForward=True, ingress=[{"action": "Deny"}]))
+    assert lab.router.answered(into_host(7000)) and not lab.router.answered(into_host(7002))
+    lab.unset(on_host("late", preDNAT=True, applyOnForward=True))
     assert "dport=7000" not in lab.router.run("conntrack", "-L", check=False)
     assert not lab.router.answered(into_host(7001)) and lab.router.answered(into_host(22))
 

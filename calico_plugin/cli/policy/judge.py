@@ -9,11 +9,11 @@ from typing import Any, Mapping
 import msgspec
 
 from calico_plugin.cli.policy import through
-from calico_plugin.cli.policy.places import HOST, LABELS, OUTSIDE, Place
+from calico_plugin.cli.policy.passage import EXPECTED, Passed, governed, hosts_of, passage
+from calico_plugin.cli.policy.places import HOST, LABELS, Place
 from calico_plugin.cli.policy.world import World
 from calico_plugin.model.desired import DENIES, Chain, Ruleset, Verdict
 from calico_plugin.model.keys import ResourceKey
-from calico_plugin.model.resources import HostEndpoint
 from calico_plugin.model.resources.policy import GlobalNetworkPolicy, NetworkPolicy, Profile
 from calico_plugin.policy import explain
 from calico_plugin.policy.explain import Flow, Step, Walk
@@ -24,6 +24,8 @@ _WORDS = {
     Verdict.RETURN: PASS, Verdict.CONTINUE: LOG,
 }
 _NONE = "no rule"
+_UNKNOWN = "the agent does not know the endpoint (see `calicoctl policy problems`)"
+_DARK = "the labels of its container are not known yet (see `calicoctl node status` on its host)"
 
 
 @dataclass(frozen=True)
@@ -67,43 +69,55 @@ class Judgement:
 
 @dataclass(frozen=True)
 class Answer:
+    """`passing`: what host endpoints on the way have to say, in the order in which the packet meets them."""
+
     flow: Flow
     ends: tuple[Judgement, ...]
     notes: tuple[str, ...] = ()
+    passing: tuple[Judgement, ...] = ()
 
     @property
     def allowed(self) -> bool:
-        return all(end.verdict == ALLOW for end in self.ends)
+        return all(end.verdict == ALLOW for end in (*self.ends, *self.passing))
 
 
 def judge(world: World, source: Place, destination: Place, flow: Flow) -> Answer:
     """Both ends, each on its own node. `flow` has the addresses of the two."""
     imagined = [place.resource for place in (source, destination) if place.kind == LABELS and place.resource]
     bench = _Bench(world.with_resources(*imagined))
-    ends = [end for end in (bench.leaving(source, destination, flow), bench.entering(source, destination, flow)) if end]
+    passed = passage(bench.world, bench.rules, source, destination, flow)
+    leaving = bench.leaving(source, destination, passed.flows.get(source.node, flow))
+    entering = bench.entering(source, destination, passed.flows.get(destination.node, flow))
+    ends = tuple(end for end in (leaving, entering) if end)
     notes = [f"{place.name}: {place.note}" for place in (source, destination) if place.note]
-    notes += bench.notes(source, destination)
+    notes += passed.assumed
     notes += through.notes(world, bench.rules, destination, flow)
-    return Answer(flow, tuple(ends), tuple(notes))
+    return Answer(flow, ends, tuple(notes), tuple(map(bench.passing, passed.stops)))
 
 
 class _Bench:
     """Compiles a node's rules when they are first asked for."""
 
     def __init__(self, world: World) -> None:
-        self._world = world
+        self.world = self._world = world
         self._rulesets: dict[str, Ruleset] = {}
 
     def rules(self, node: str) -> Ruleset:
         if node not in self._rulesets:
-            unnamed = (host.spec.expected_ips for host in self._hosts(node) if not host.spec.interface_name)
+            unnamed = (host.spec.expected_ips for host in hosts_of(self._world, node) if not host.spec.interface_name)
             expected = frozenset(address for addresses in unnamed for address in addresses)
-            engine = self._world.engine(node, {_EXPECTED: expected} if expected else {})
+            engine = self._world.engine(node, {EXPECTED: expected} if expected else {})
             self._rulesets[node] = engine.compile()
         return self._rulesets[node]
 
-    def _hosts(self, node: str) -> list[HostEndpoint]:
-        return [host for host in self._world.of(HostEndpoint).values() if host.spec.node == node]
+    def passing(self, passed: Passed) -> Judgement:
+        """At one of the host endpoints on the way."""
+        stop = passed.stop
+        inward = stop.stage.endswith("-in")
+        rules = self.rules(stop.node)
+        return self._judged(
+            "ingress" if inward else "egress", passed.words, stop.entering if inward else stop.leaving, stop.node,
+            rules, passed.walk, stop.stage, passed.flow)
 
     def leaving(self, source: Place, destination: Place, flow: Flow) -> Judgement | None:
         if source.kind == HOST:
@@ -137,13 +151,14 @@ class _Bench:
         self, direction: str, place: Place, node: str, rules: Ruleset, found: Walk | None, flow: Flow
     ) -> Judgement:
         if found is None:
-            decision = Decision(DENY, rule="the agent does not know the endpoint (see `calicoctl policy problems`)")
+            waits = place.resource is not None and place.resource.awaits_labels
+            decision = Decision(DENY, rule=_DARK if waits else _UNKNOWN)
             return Judgement(direction, str(place), DENY, decision, (), None, place.interface, node)
         start = found.steps[0].chain if found.steps else ""
-        return self._judged(direction, place, node, rules, found, start, flow)
+        return self._judged(direction, str(place), place.interface, node, rules, found, start, flow)
 
     def _judged(
-        self, direction: str, place: Place, node: str, rules: Ruleset, found: Walk, start: str, flow: Flow
+        self, direction: str, place: str, interface: str, node: str, rules: Ruleset, found: Walk, start: str, flow: Flow
     ) -> Judgement:
         written = [step for step in found.steps if step.rule.origin]
         decisive = written[-1] if written and found.verdict is not Verdict.RETURN else None
@@ -155,7 +170,7 @@ class _Bench:
             again = explain.walk(without(rules, decisive), start, flow)
             more = [step for step in again.steps if step.rule.origin and _WORDS.get(step.rule.verdict) in (ALLOW, DENY)]
             later = self._decision(more[-1], direction) if more else None
-        return Judgement(direction, str(place), verdict, told, tuple(before), later, place.interface, node)
+        return Judgement(direction, place, verdict, told, tuple(before), later, interface, node)
 
     def _to_own_host(self, source: Place, destination: Place, flow: Flow) -> Judgement:
         """After the container's own egress policy: `defaultEndpointToHostAction` (policy 4.4)."""
@@ -167,7 +182,7 @@ class _Bench:
         return Judgement("ingress", str(destination), verdict, decision, (), None, "", destination.node)
 
     def _at_host(self, direction: str, place: Place, flow: Flow) -> Judgement | None:
-        interface = self._governed(place)
+        interface = governed(self._world, place)
         if not interface:
             return None
         rules = self.rules(place.node)
@@ -178,37 +193,12 @@ class _Bench:
         start = found.steps[0].chain if found.steps else ""
         inward = direction == "ingress"
         there = replace(flow, in_interface=interface) if inward else replace(flow, out_interface=interface)
-        return self._judged(direction, place, place.node, rules, found, start, there)
-
-    def _governed(self, place: Place) -> str:
-        """The interface behind the host's address, as far as host endpoints tell."""
-        hosts = self._hosts(place.node)
-        for host in hosts:
-            if set(host.spec.expected_ips) & set(place.addresses):
-                return host.spec.interface_name.replace("*", "") or _EXPECTED
-        named = [host.spec.interface_name for host in hosts if host.spec.interface_name not in ("", "*")]
-        if len(named) == 1:
-            return named[0]
-        return _EXPECTED if any(host.spec.interface_name == "*" for host in hosts) else ""
+        return self._judged(direction, str(place), "", place.node, rules, found, start, there)
 
     def _decision(self, step: Step, direction: str) -> Decision:
         read = read_origin(step.rule.origin)
         verdict = _WORDS.get(step.rule.verdict, DENY)
         return replace(read, verdict=verdict, text=rule_text(self._world, read, direction))
-
-    def notes(self, source: Place, destination: Place) -> list[str]:
-        found = []
-        for place in (source, destination):
-            other = destination if place is source else source
-            crosses = place.resource is not None and (other.kind == OUTSIDE or other.node != place.node)
-            if crosses and place.node and self._hosts(place.node):
-                found.append(
-                    f"node {place.node} has host endpoints: their applyOnForward, preDNAT and doNotTrack policies may "
-                    "also meet this connection, and are not walked here")
-        return found
-
-
-_EXPECTED = "expected0"
 
 
 def without(rules: Ruleset, step: Step) -> Ruleset:
@@ -260,6 +250,7 @@ def document(answer: Answer, source: Place, destination: Place) -> dict[str, Any
         "protocol": flow.protocol,
         "port": flow.destination_port,
         "ends": [_end(end) for end in answer.ends],
+        "passing": [_end(end) for end in answer.passing],
         "notes": list(answer.notes),
     }
 
@@ -281,13 +272,13 @@ def decision_document(decision: Decision) -> Mapping[str, Any]:
 
 def text(answer: Answer, source: Place, destination: Place, what: str) -> str:
     lines = [f"{source.name} -> {destination.name}, {what}: {'allowed' if answer.allowed else 'denied'}"]
-    for end in answer.ends:
-        where = "leaving" if end.direction == "egress" else "entering"
-        lines += ["", f"{where} {end.place}: {end.verdict}"]
+    titled = [(f"{'leaving' if end.direction == 'egress' else 'entering'} {end.place}", end) for end in answer.ends]
+    for title, end in (*titled, *((end.place, end) for end in answer.passing)):
+        lines += ["", f"{title}: {end.verdict}"]
         lines += [line for one in end.before for line in _lines("then", one)]
         lines += _lines("decided by", end.decision)
         lines += _lines("next", end.next) if end.next else []
-    if not answer.ends:
+    if not answer.ends and not answer.passing:
         lines += ["", "no policy of Calico's is at either end"]
     lines += ["", *(f"note: {note}" for note in answer.notes)] if answer.notes else []
     return "\n".join(lines) + "\n"

@@ -88,6 +88,11 @@ def _address(text: str) -> str:
         return ""
 
 
+def node_addresses(world: World, node: str) -> tuple[str, ...]:
+    """Of a node by its name; none when it is not known."""
+    return next((_host_addresses(one) for key, one in world.of(Node).items() if key.name == node), ())
+
+
 def _host_addresses(node: Node) -> tuple[str, ...]:
     found = []
     for text in (node.spec.bgp.ipv4_address, node.spec.bgp.ipv6_address) if node.spec.bgp else ():
