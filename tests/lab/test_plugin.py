@@ -67,6 +67,7 @@ def test_the_commands_of_a_user(hosts, pair):
     one, other = pair
     wait_established(hosts)
     wait_for("a ping across", lambda: one.pings(other.address()), 20)
+    wait_for("names across", lambda: one.pings(other.name) and other.pings(one.name), 10)
     listed = hosts["host1"].run("docker", "network", "inspect", "-f", "{{.Driver}} {{.IPAM.Driver}}", NETWORK).stdout
     assert listed.strip() == "calico calico-ipam"
     assert hosts["host1"].run("docker", "plugin", "ls", "--format", "{{.Name}}").stdout.split() == [f"{ALIAS}:latest"]
