@@ -27,7 +27,7 @@ from calico_plugin.driver.view import View
 from calico_plugin.driver.wire import Connectivity, PortRequest
 from calico_plugin.errors import CalicoError, Conflict, DeadlineExceeded, NotFound
 from calico_plugin.model import codec
-from calico_plugin.model.published import PROTOCOLS, addresses, content, published
+from calico_plugin.model.published import PROTOCOLS, Published, addresses, content, published
 from calico_plugin.model.resources import WorkloadEndpoint
 from calico_plugin.model.resources.endpoint import WorkloadEndpointPort
 
@@ -47,6 +47,7 @@ class Publishing:
         self._readiness, self._reservations = readiness, reservations
         self._lock = threading.Lock()
         self._busy: set[str] = set()
+        self._told: set[str] = set()
         self._restored = False
 
     def publish(self, call: Connectivity, deadline: Deadline) -> None:
@@ -66,8 +67,7 @@ class Publishing:
         """Of an endpoint that publishes nothing no matter. Raises CalicoError; then the ports stay reserved until the
         endpoint is deleted.
         """
-        known = self._view.endpoint(name)
-        if self._reservations.has(name) or (known is not None and published(known.spec)):
+        if self._reservations.has(name) or self._published(name):
             with suppress(NotFound):
                 self._store(name, (), self._endpoints.for_delete(deadline))
             self._reservations.release(name)
@@ -83,14 +83,22 @@ class Publishing:
 
     def reconcile(self) -> None:
         """Reservations as etcd's endpoints want them."""
-        wanted = {one.spec.endpoint: ports for one in self._view.endpoints() if (ports := published(one.spec))}
-        for name in self._reservations.endpoints():
-            if name not in wanted and not self._is_busy(name):
-                self._reservations.release(name)
-        for name, ports in wanted.items():
-            if not self._is_busy(name):
-                for problem in self._reservations.hold(name, ports):
-                    log.warning("a published port is not reserved; it goes on working", endpoint=name, port=problem)
+        publishing = {one.spec.endpoint for one in self._view.endpoints() if published(one.spec)}
+        problems = set()
+        for name in publishing.union(self._reservations.endpoints()):
+            problems.update(self._reservations.align(name, self._settled))
+        for problem in problems - self._told:
+            log.warning("a published port is not reserved; it goes on working", port=problem)
+        self._told = problems
+
+    def _settled(self, name: str) -> tuple[Published, ...] | None:
+        """What an endpoint publishes, None while that changes."""
+        with self._lock:
+            return None if name in self._busy else self._published(name)
+
+    def _published(self, name: str) -> tuple[Published, ...]:
+        known = self._view.endpoint(name)
+        return published(known.spec) if known is not None else ()
 
     def restore(self, deadline: Deadline) -> None:
         """Reserve, once, what our predecessor held: it must not be given to others. Raises DatastoreUnavailable."""
@@ -103,7 +111,7 @@ class Publishing:
         self, endpoint: WorkloadEndpoint, requests: tuple[PortRequest, ...], deadline: Deadline
     ) -> WorkloadEndpoint:
         name = endpoint.spec.endpoint
-        with self._kept_from_reconcile(name), ExitStack() as undo:
+        with self._changing(name), ExitStack() as undo:
             entries = self._reservations.take(name, addresses(endpoint.spec), requests)
             undo.callback(self._reservations.release, name)
             stored = self._store(name, entries, deadline.sooner(DATASTORE_SECONDS))
@@ -142,7 +150,7 @@ class Publishing:
             )
 
     @contextmanager
-    def _kept_from_reconcile(self, name: str) -> Iterator[None]:
+    def _changing(self, name: str) -> Iterator[None]:
         with self._lock:
             self._busy.add(name)
         try:
@@ -150,10 +158,6 @@ class Publishing:
         finally:
             with self._lock:
                 self._busy.discard(name)
-
-    def _is_busy(self, name: str) -> bool:
-        with self._lock:
-            return name in self._busy
 
 
 def _fits(endpoint: WorkloadEndpoint, requests: Sequence[PortRequest]) -> bool:

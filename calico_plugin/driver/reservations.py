@@ -20,7 +20,7 @@ import threading
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Iterable, Iterator, Mapping, Sequence
+from typing import Callable, Iterable, Iterator, Mapping, Sequence
 
 import structlog
 
@@ -69,8 +69,12 @@ class _Held:
 
     def close(self) -> None:
         for one in self.doors.values():
-            if one is not None:
-                one.close()
+            _close(one)
+
+
+def _close(one: socket.socket | None) -> None:
+    if one is not None:
+        one.close()
 
 
 class Reservations:
@@ -98,19 +102,27 @@ class Reservations:
             undo.pop_all()
         return entries
 
-    def hold(self, endpoint: str, ports: Iterable[Published]) -> list[str]:
-        """Bind what the endpoint publishes already and is not bound yet; what could not be, in words."""
-        problems = []
+    def align(self, endpoint: str, wanted: Callable[[str], Iterable[Published] | None]) -> list[str]:
+        """Hold what an endpoint publishes, and nothing else; what could not be bound, in words. `wanted` (None: leave
+        it alone) is asked when nobody else can take or release: who takes a port away says so before releasing it.
+        """
+        problems: list[str] = []
         with self._lock:
-            held = self._held.setdefault(endpoint, _Held(f"container endpoint {endpoint[:12]}"))
-            for one in ports:
-                held.shown = _shown(endpoint, {one.version: one.address})
-                wanted = Door(one.version, one.host_ip, one.protocol, one.host_port)
-                if wanted not in held.doors:
-                    try:
-                        held.doors[wanted] = _bound(wanted)
-                    except OSError as error:
-                        problems.append(f"{wanted}: {error.strerror}")
+            listed = wanted(endpoint)
+            if listed is None:
+                return problems
+            ports = {Door(one.version, one.host_ip, one.protocol, one.host_port): one for one in listed}
+            shown = _shown(endpoint, {one.version: one.address for one in ports.values()})
+            held = self._held.setdefault(endpoint, _Held(shown))
+            for gone in held.doors.keys() - ports.keys():
+                _close(held.doors.pop(gone))
+            for missing in ports.keys() - held.doors.keys():
+                try:
+                    held.doors[missing] = _bound(missing)
+                except OSError as error:
+                    problems.append(f"{missing}: {error.strerror}")
+            if not held.doors:
+                del self._held[endpoint]
         return problems
 
     def release(self, endpoint: str) -> None:
