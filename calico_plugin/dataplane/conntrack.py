@@ -155,9 +155,10 @@ def _delete(netlink: Netlink, messages: list[Message]) -> int:
 
 
 def _requests(family: int, wanted: set[bytes]) -> list[Message]:
-    if not wanted:
+    count = sysctl.read(_COUNT)
+    if not wanted or count == "0":
         return []
-    entries = int(sysctl.read(_COUNT) or 0)
+    entries = int(count or 0)
     if 2 * len(wanted) * _WALK_SECONDS > _WALK_SECONDS + entries * _ENTRY_SECONDS:
         return [Message(_CT_GET, 0, _NFGENMSG.pack(family, 0, 0), _WHAT)]
     return [
