@@ -10,6 +10,7 @@ from __future__ import annotations
 import threading
 import time
 from collections import Counter
+from datetime import datetime, timezone
 from ipaddress import ip_address, ip_network
 
 import structlog
@@ -40,6 +41,8 @@ log = structlog.get_logger(part="addresses")
 # Docker (up to 29) asks again without end when an automatic pool overlaps something on the host: thousands of times a
 # second.
 _STORM_CALLS, _STORM_SECONDS = 200, 2.0
+# Longer than Docker takes from RequestAddress to CreateEndpoint's answer.
+_UNBOUND_SECONDS = 30.0
 
 
 class Addresses:
@@ -151,7 +154,8 @@ class Addresses:
         try:
             self._allocator.assign(address, self._node, deadline=deadline, handle=handle, attributes=attributes)
         except AlreadyExists as error:
-            self._check_same_use(call, address, error, deadline)
+            if self._check_same_use(call, address, error, deadline):
+                return self._given(call, address, pool, deadline)
         else:
             if not call.gateway:
                 self._remember(str(address))
@@ -160,22 +164,40 @@ class Addresses:
 
     def _check_same_use(
         self, call: RequestAddress, address: IPAddress, error: CalicoError, deadline: Deadline
-    ) -> None:
-        """No conflict is what the same network on another host has reserved in the same way. All else is one.
+    ) -> bool:
+        """No conflict is what the same network on another host has reserved in the same way, nor what a container that
+        is gone has left: that is freed, and True tells to try again. All else is one.
 
         Docker asks for an auxiliary address as for a container's: a container is refused in CreateEndpoint.
         """
         owner = self._known.find(address, deadline)
         if owner is None:
             raise error
+        if not call.gateway and self._is_left_over(owner):
+            log.warning("an address that a container left behind is given anew", address=str(address))
+            self.free(owner, deadline)
+            return True
         if owner.type == (allocations.GATEWAY_TYPE if call.gateway else allocations.AUXILIARY_TYPE):
             with self._lock:
                 self._shared[str(address)] += 1
-            return
+            return False
         where = f" on node {owner.node}" if owner.node else ""
         what = f" ({owner.type})" if owner.type else ""
         hint = f"the address is in use{where}{what}: choose another one, or leave the choice to calico-ipam"
         raise InvalidInput("address", str(address), hint) from error
+
+    def _is_left_over(self, owner: Allocation) -> bool:
+        """Whether it was a container's of this node that is no more. After a power loss, or while no driver answered,
+        nobody has released it; Docker asks for it again by its number, for the same container.
+        """
+        if owner.node != self._node or not owner.by_driver or owner.type:
+            return False
+        endpoint = self._view.owner_of(str(owner.address))
+        if endpoint is not None:
+            return self._endpoints.is_gone(endpoint)
+        # Its endpoint may still be on its way.
+        age = (datetime.now(timezone.utc) - owner.since).total_seconds() if owner.since else 0.0
+        return age > _UNBOUND_SECONDS and not self.recent(str(owner.address), _UNBOUND_SECONDS)
 
     def _unbind(self, address: str, deadline: Deadline) -> bool:
         """Remove the endpoint that still has the address; False when the endpoint is alive and must keep it."""

@@ -174,6 +174,10 @@ class Endpoints:
         """Whether Docker is waiting for its Join, or has had the answer for a moment only."""
         return self._clock() - self._joined.get(endpoint, float("-inf")) < JUST_JOINED_SECONDS
 
+    def is_gone(self, endpoint: str) -> bool:
+        """Whether a stored endpoint has lost its container, and its link with it: by a power loss, say."""
+        return not self.just_joined(endpoint) and veth.find(self._sockets, names.host_interface(endpoint)) is None
+
     def key(self, endpoint: str) -> str:
         return keys.resource("WorkloadEndpoint", names.workload_endpoint(self._node, endpoint), names.NAMESPACE)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import socket
+import subprocess
 import threading
 import time
 from ipaddress import ip_address, ip_network
@@ -561,6 +562,23 @@ def test_a_running_containers_address_is_not_taken(lab: Lab, pool: str) -> None:
     lab.driver.ok("IpamDriver.ReleaseAddress", PoolID=pool, Address=joined["address"])
     assert len(lab.endpoints()) == 1 and joined["address"] in lab.addresses()
     lab.stop(NET, pool, endpoint(18), joined["address"])
+
+
+def test_what_a_power_loss_left_is_given_anew(lab: Lab, pool: str) -> None:
+    """Nobody has released the address of a container whose link is no more: Docker asks for it by its number again.
+    With its link, the container lives, and the address is refused.
+    """
+    ask = {"PoolID": pool, "Address": lab.start(NET, pool, endpoint(22))["address"]}
+    time.sleep(1.6)
+    assert "in use" in lab.driver.refused("IpamDriver.RequestAddress", **ask)
+    subprocess.run(["ip", "-n", lab.netns, "link", "del", names.host_interface(endpoint(22))], check=True)
+    assert lab.driver.ok("IpamDriver.RequestAddress", **ask)["Address"] == ask["Address"] + "/32"
+    # Given anew a moment ago, so its endpoint is on its way: not once more.
+    lab.driver.ok("NetworkDriver.CreateEndpoint", **create_endpoint(NET, endpoint(23), ask["Address"] + "/32"))
+    assert [one.spec.endpoint for one in lab.endpoints()] == [endpoint(23)]
+    assert "in use" in lab.driver.refused("IpamDriver.RequestAddress", **ask)
+    lab.driver.ok("NetworkDriver.DeleteEndpoint", NetworkID=NET, EndpointID=endpoint(23))
+    lab.driver.ok("IpamDriver.ReleaseAddress", **ask)
 
 
 def test_another_hosts_address_is_not_released(lab: Lab) -> None:
