@@ -24,7 +24,7 @@ from calico_plugin.datastore.store import Store
 from calico_plugin.deadline import Deadline
 from calico_plugin.errors import CalicoError, DatastoreError
 from calico_plugin.model.names import BIRD_ROUTE_PROTOCOL
-from calico_plugin.node import embedded, health, nodestatus, notify, plain_names, ready, startup, supervise, tunnels
+from calico_plugin.node import docker_life, embedded, health, nodestatus, notify, ready, startup, supervise, tunnels
 from calico_plugin.node.interfaces import read_interfaces, source_towards
 from calico_plugin.node.lock import Lock
 from calico_plugin.node.recheck import AddressWatch
@@ -158,6 +158,8 @@ def _locked(settings: Settings, environ: dict[str, str]) -> int:
         start(settings, environ, tree)
         print(STARTED, flush=True)
         notify.ready(systemd)
+        if not settings.node.managed:
+            docker_life.start(settings)
         if settings.node.backend != NONE:
             keeper.start()
         reporter.start()
@@ -186,7 +188,7 @@ def start(settings: Settings, environ: dict[str, str], tree: Tree) -> None:
     services = parts(settings)
     if settings.node.managed:
         # Docker waits nine seconds for the socket, and then throws the plugin out: before all that may take long.
-        plain_names.start(settings)
+        docker_life.start(settings)
         tree.start([one for one in services if one.name == DRIVER])
     if own_etcd:
         _start_etcd(settings, host, tree)

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import http.client
+import json
 import socket
 from pathlib import Path
-from typing import Callable
+from typing import Any, Callable
 
 from calico_plugin.config import Settings
 from calico_plugin.errors import RoutingError
@@ -30,6 +31,20 @@ class UnixConnection(http.client.HTTPConnection):
         self.sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         self.sock.settimeout(self.timeout)
         self.sock.connect(str(self.path))
+
+
+def ask(path: Path, method: str, url: str, seconds: float = SECONDS) -> Any:
+    """One call at a unix socket; its answer as JSON. Raises OSError, HTTPException, and ValueError for a refusal."""
+    connection = UnixConnection(path, seconds)
+    try:
+        connection.request(method, url)
+        answer = connection.getresponse()
+        text = answer.read().decode(errors="replace").strip()
+        if answer.status >= 400:
+            raise ValueError(f"{method} {url}: {answer.status} {text}")
+        return json.loads(text) if text.startswith(("{", "[")) else None
+    finally:
+        connection.close()
 
 
 def checks(settings: Settings) -> dict[str, Check]:
