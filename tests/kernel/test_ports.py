@@ -26,6 +26,7 @@ from tests.kernel.agent_host import NODE, AgentHost, wait_until
 from tests.kernel.driverlab import POOL, POOL6, Driver, create_endpoint, fill
 from tests.kernel.packets import HOST, Packet, Router, in_namespace
 from tests.kernel.policylab import Lab as Rules
+from tests.kernel.policylab import host_endpoint, on_host
 from tests.unit.policy.worlds import endpoint as written
 
 pytestmark = pytest.mark.root
@@ -538,7 +539,21 @@ def test_sctp_and_other_protocols() -> None:
         assert "published" not in router.run("nft", "list", "table", "inet", "calico")
 
 
-def test_kernel_shows_names(site: Site) -> None:
+def test_policy_before_translation_sees_the_host_s_port() -> None:
+    """preDNAT policy of a host endpoint: by the port that the client asks for."""
+    deny = {"action": "Deny", "protocol": "TCP", "source": {"nets": ["203.0.113.9/32"]},
+            "destination": {"ports": [8080]}}
+    ports = [{"protocol": "TCP", "port": 80, "hostPort": host_port} for host_port in (8080, 8081)]
+    with Router("cports", {"calipub": ("10.65.0.60",)}) as router:
+        rules = Rules(router)
+        rules.set(written("pub", "10.65.0.60", {}, profiles=[], ports=ports), host_endpoint(), on_host(
+            "n", preDNAT=True, applyOnForward=True, ingress=[deny, {"action": "Allow"}]))
+        for client, port, expected in (("203.0.113.9", 8080, set()), ("203.0.113.9", 8081, {"calipub"}),
+                                       ("203.0.113.7", 8080, {"calipub"})):
+            assert router.where(Packet(client, HOST[4], TCP, dport=port)) == expected
+
+
+def test_stored_in_calico_s_own_form(site: Site) -> None:
     """The endpoint in etcd has Calico's own form, which other tools read."""
     web = site.container()
     web.published(mapping(80, 8080))

@@ -179,6 +179,8 @@ def test_several_networks(pair: Lab, net: str) -> None:
         assert doors(pair) == [] and asks(pair, "host2", f"{here}:8080"), "now Docker's bridge publishes"
         host.run("docker", "network", "disconnect", "a_bridge", "many")
         assert doors(pair) == ["8080/tcp"] and asks(pair, "host2", f"{here}:8080") == address(pair, "host2")
+        host.run("docker", "run", "-d", "--init", "--name", "beside", "--net", "bridge", "busybox", "sleep", "100000")
+        assert asks_inside(Container(host, "beside"), f"{here}:8080") == here, "by Docker's rule"
         host.run("docker", "rm", "-f", "many")
     finally:
         pair.docker("host1").remove_all_containers()
