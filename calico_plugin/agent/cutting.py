@@ -123,7 +123,7 @@ class Judge:
         entering = self._interfaces.get(connection.destination)
         if leaving is not None and self._denies(explain.egress, leaving, connection):
             return True
-        if entering is None or connection.source in self.host:
+        if entering is None or connection.source in self.host or connection.source.startswith("127."):
             return False
         return self._denies(explain.ingress, entering, connection)
 

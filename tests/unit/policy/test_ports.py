@@ -114,5 +114,7 @@ def test_open_connections() -> None:
         source="203.0.113.7", destination="10.65.0.10", protocol=6, source_port=4000, destination_port=80,
         icmp_type=None, icmp_code=None, expected=False, translated=True, deletion=Message(0, 0, b"", ""))
     made = engine(NET, web(HTTP))
+    here = replace(connection, source="127.0.0.2", translated=False)
+    assert not Judge(made.compile(), frozenset()).forbids(here), "the host's own"
     assert not Judge(made.compile(), frozenset()).forbids(connection)
     assert Judge(tell(made, web()), frozenset()).forbids(connection)
