@@ -342,7 +342,7 @@ class PolicyEngine:
         word = direction.capitalize()
         policies = [policy for policy in self._policies_of(endpoint.key) if _governs_workloads(policy, word)]
         implied = (ports.PROFILE,) if direction == "ingress" and any(map(ports.reaches_out, endpoint.published)) else ()
-        return ListPart(direction, self._tiers.parts(direction, policies), (*implied, *endpoint.profiles))
+        return ListPart(direction, self._tiers.parts(direction, policies), (*endpoint.profiles, *implied))
 
     def _host_list(self, host: Host, stage: Stage) -> ListPart:
         policies = [policy for policy in self._policies_of(host.key) if stage.takes(policy)]

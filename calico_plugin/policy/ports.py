@@ -13,8 +13,8 @@ They exist only while something is published. A packet costs two lookups when it
 host itself, however many ports there are; forwarded packets cost nothing. Policy comes behind translation, so it sees
 the client's own address and the container's port; preDNAT policy of host endpoints comes before.
 
-A container that publishes has one profile before its own: it lets in what was translated on its way to a published
-port. Like every profile it counts only where no policy decides.
+A container that publishes has one profile behind its own: it lets in what was translated on its way to a published
+port. Like every profile it counts only where no policy decides, and no profile before it: one that is missing denies.
 """
 
 from __future__ import annotations

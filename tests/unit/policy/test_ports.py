@@ -77,6 +77,15 @@ def test_profile_lets_published_ports_in_and_nothing_else() -> None:
     assert not allows(engine(NET, web()).compile(), CLIENT)
 
 
+@pytest.mark.parametrize("ingress", [None, [{"action": "Deny", "source": {"nets": ["203.0.113.0/24"]}}]])
+def test_the_network_s_profile_comes_first(ingress: list[Any] | None) -> None:
+    """What it denies is denied; one that is missing denies everything."""
+    profile = {**NET, "spec": {**NET["spec"], "ingress": ingress}} if ingress else None  # type: ignore[dict-item]
+    rules = engine(*[profile] if profile else [], web(HTTP)).compile()
+    assert not allows(rules, CLIENT)
+    assert allows(rules, replace(CLIENT, source="198.51.100.7")) is bool(ingress)
+
+
 def test_port_of_the_host_s_loopback_is_for_nobody_else() -> None:
     """The host itself needs no permission, so none is given."""
     rules = engine(NET, web({**HTTP, "hostIP": "127.0.0.1"})).compile()
