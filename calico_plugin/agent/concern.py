@@ -46,7 +46,7 @@ class Concern:
 
     def __init__(self) -> None:
         self._rules: Ruleset | None = None
-        self._chains: dict[str, Chain] = {}
+        self._chains: Mapping[str, Chain] = {}
         self._users: dict[str, set[_Use]] = defaultdict(set)
         self._callers: dict[str, set[str]] = defaultdict(set)
 
@@ -67,14 +67,14 @@ class Concern:
 
     def _read(self, chains: Mapping[str, Chain]) -> list[str]:
         """Take in what is new; names of chains that were rewritten."""
-        rewritten = [name for name in _others(self._chains, chains) if self._chains.get(name) != chains[name]]
-        for name in [name for name in self._chains if name not in chains]:
-            self._forget(self._chains.pop(name))
+        known, self._chains = self._chains, chains
+        rewritten = [name for name in _others(known, chains) if known.get(name) != chains[name]]
+        gone = [] if known is chains else [name for name in known if name not in chains]
+        for name in (*gone, *rewritten):
+            if name in known:
+                self._forget(known[name])
         for name in rewritten:
-            if name in self._chains:
-                self._forget(self._chains[name])
             self._enter(chains[name])
-        self._chains.update(chains)
         return rewritten
 
     def _enter(self, chain: Chain) -> None:
@@ -135,7 +135,7 @@ def _add(found: Found, chain: str, addresses: frozenset[str] | None) -> bool:
 
 def _others(old: Mapping[str, object], new: Mapping[str, object]) -> list[str]:
     """Names of what is another instance now."""
-    return [name for name, item in new.items() if old.get(name) is not item]
+    return [] if old is new else [name for name, item in new.items() if old.get(name) is not item]
 
 
 def _uses(chain: Chain) -> list[tuple[str, _Use]]:

@@ -38,13 +38,10 @@ class Dumper(Protocol):
 
 def read(link: Dumper) -> State:
     """Everything in our table. Raises DataplaneError."""
-    state = State()
     if not link.has_table(NFT_TABLE):
-        return state
-    state.exists = True
-    _read_sets(link, state)
-    _read_chains(link, state)
-    return state
+        return State()
+    sets, maps, ports = _read_sets(link)
+    return State(True, sets, maps, _read_chains(link), ports)
 
 
 def _attributes(data: bytes) -> Iterator[tuple[int, bytes]]:
@@ -63,7 +60,10 @@ def _number(data: bytes) -> int:
     return int.from_bytes(data, "big")
 
 
-def _read_sets(link: Dumper, state: State) -> None:
+def _read_sets(link: Dumper) -> tuple[dict[str, AddressSet], dict[str, VerdictMap], dict[str, PortMap]]:
+    sets: dict[str, AddressSet] = {}
+    maps: dict[str, VerdictMap] = {}
+    ports: dict[str, PortMap] = {}
     for body in link.dump(_GET_SET, string(1, NFT_TABLE)):
         found = dict(_attributes(body))
         flags = _number(found.get(3, b""))
@@ -75,11 +75,12 @@ def _read_sets(link: Dumper, state: State) -> None:
         kind = _TYPE_OF.get((_number(found[4]), _number(found[5])), SetType.INTERFACE)
         if version is not None:
             leads = {_member(kind, key): _destination(data) for key, data, _ in elements}
-            state.ports[name] = PortMap(name, kind, version, leads)
+            ports[name] = PortMap(name, kind, version, leads)
         elif flags & _MAP:
-            state.maps[name] = _map(name, kind, bool(flags & _INTERVAL), elements)
+            maps[name] = _map(name, kind, bool(flags & _INTERVAL), elements)
         else:
-            state.sets[name] = _set(name, kind, bool(flags & _INTERVAL), elements)
+            sets[name] = _set(name, kind, bool(flags & _INTERVAL), elements)
+    return sets, maps, ports
 
 
 Elements = list[tuple[bytes, bytes, bool]]
@@ -177,7 +178,7 @@ def _member(kind: SetType, key: bytes) -> str:
     return f"{name} . {ip_address(key[16:])}" if len(key) > 16 else name
 
 
-def _read_chains(link: Dumper, state: State) -> None:
+def _read_chains(link: Dumper) -> dict[str, Print]:
     comments: dict[str, list[str]] = {}
     hooks: dict[str, Hook | None] = {}
     for body in link.dump(_GET_CHAIN, string(1, NFT_TABLE)):
@@ -189,8 +190,7 @@ def _read_chains(link: Dumper, state: State) -> None:
         found = dict(_attributes(body))
         if _text(found[1]) == NFT_TABLE:
             comments.setdefault(_text(found[2]), []).append(_comment(found.get(7, b"")))
-    for name, listed in comments.items():
-        state.chains[name] = Print(hooks.get(name), tuple(listed))
+    return {name: Print(hooks.get(name), tuple(listed)) for name, listed in comments.items()}
 
 
 def _hook(found: dict[int, bytes]) -> Hook | None:

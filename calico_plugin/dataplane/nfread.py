@@ -28,24 +28,25 @@ def counted(listing: str) -> dict[str, list[int | None]]:
 
 def parse(listing: str) -> State:
     """What `list table` in JSON says. An object that we could not have made gets a print that equals none of ours."""
-    state = State(exists=True)
+    sets: dict[str, AddressSet] = {}
+    maps: dict[str, VerdictMap] = {}
+    ports: dict[str, PortMap] = {}
     comments: dict[str, list[str]] = {}
     hooks: dict[str, Hook | None] = {}
     for entry in msgspec.json.decode(listing)["nftables"]:
         for sort, body in entry.items():
             if sort == "set":
-                state.sets[body["name"]] = _parse_set(body)
+                sets[body["name"]] = _parse_set(body)
             elif sort == "map" and _words(body["map"]) in _VERSION_OF:
-                state.ports[body["name"]] = _parse_ports(body)
+                ports[body["name"]] = _parse_ports(body)
             elif sort == "map":
-                state.maps[body["name"]] = _parse_map(body)
+                maps[body["name"]] = _parse_map(body)
             elif sort == "chain":
                 comments[body["name"]], hooks[body["name"]] = [], _parse_hook(body)
             elif sort == "rule":
                 comments[body["chain"]].append(body.get("comment", ""))
-    for name, listed in comments.items():
-        state.chains[name] = Print(hooks[name], tuple(listed))
-    return state
+    chains = {name: Print(hooks[name], tuple(listed)) for name, listed in comments.items()}
+    return State(True, sets, maps, chains, ports)
 
 
 def _parse_hook(body: Mapping[str, Any]) -> Hook | None:

@@ -76,14 +76,14 @@ class State:
     """What the table holds, as far as we know: written by us or read from the kernel."""
 
     exists: bool = False
-    sets: dict[str, AddressSet] = field(default_factory=dict)
-    maps: dict[str, VerdictMap] = field(default_factory=dict)
-    chains: dict[str, Chain | Print] = field(default_factory=dict)
-    ports: dict[str, PortMap] = field(default_factory=dict)
+    sets: Mapping[str, AddressSet] = field(default_factory=dict)
+    maps: Mapping[str, VerdictMap] = field(default_factory=dict)
+    chains: Mapping[str, Chain | Print] = field(default_factory=dict)
+    ports: Mapping[str, PortMap] = field(default_factory=dict)
 
     @classmethod
     def of(cls, ruleset: Ruleset) -> State:
-        return cls(True, dict(ruleset.sets), dict(ruleset.maps), dict(ruleset.chains), dict(ruleset.ports))
+        return cls(True, ruleset.sets, ruleset.maps, ruleset.chains, ruleset.ports)
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,7 +119,13 @@ def difference(actual: State, desired: Ruleset, whole: bool = False) -> Script:
 
 def _others(actual: Mapping[str, object], desired: Mapping[str, object]) -> list[str]:
     """Names of what is not the very instance that we wrote: few of thousands, so this is kept short."""
+    if actual is desired:
+        return []
     return [name for name, wanted in desired.items() if actual.get(name) is not wanted]
+
+
+def _gone(actual: Mapping[str, object], desired: Mapping[str, object]) -> list[str]:
+    return [] if actual is desired else [name for name in actual if name not in desired]
 
 
 class _Builder:
@@ -225,12 +231,12 @@ class _Builder:
 
     def removals(self, desired: Ruleset) -> None:
         """References first: rules, then the maps that they named, the chains that those named, sets."""
-        chains = [name for name in self.actual.chains if name not in desired.chains]
+        chains = _gone(self.actual.chains, desired.chains)
         self.steps += [Step("flush", "chain", name) for name in chains]
-        self.remove("map", [name for name in self.actual.maps if name not in desired.maps])
-        self.remove("map", [name for name in self.actual.ports if name not in desired.ports])
+        self.remove("map", _gone(self.actual.maps, desired.maps))
+        self.remove("map", _gone(self.actual.ports, desired.ports))
         self.remove("chain", chains)
-        self.remove("set", [name for name in self.actual.sets if name not in desired.sets])
+        self.remove("set", _gone(self.actual.sets, desired.sets))
 
     def remove(self, sort: str, names: list[str]) -> None:
         for name in names:

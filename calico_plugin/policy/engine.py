@@ -74,8 +74,8 @@ class PolicyEngine:
         self._book = Book()
         self._writer = Writer(self._book, self._lists, self._members)
         self._ports = ports.Ports()
-        self._maps: Mapping[str, VerdictMap] = {}
         self._frame: set[str] = set()
+        self._held: set[str] = set()
         self._handlers: dict[str, Callable[[ResourceKey, Update], None]] = {
             "WorkloadEndpoint": self._on_workload,
             "HostEndpoint": self._on_host_endpoint,
@@ -311,8 +311,8 @@ class PolicyEngine:
         self._writer.settle(self._changed)
         self._changed.clear()
         self._writer.write(self._options)
-        maps = {**self._maps, **self._writer.maps}
-        return Ruleset(dict(self._writer.sets), dict(self._writer.chains), maps, self._ports.maps)
+        return Ruleset(
+            self._writer.sets.copied(), self._writer.chains.copied(), self._writer.maps.copied(), self._ports.maps)
 
     def _bind(self) -> None:
         """Endpoint -> lists, wherever something changed."""
@@ -375,7 +375,7 @@ class PolicyEngine:
         for chain in wanted:
             self._writer.put(chain)
         self._frame = {chain.name for chain in wanted}
-        self._maps = {name: self._map(name, held) for name, held in elements.items()}
+        self._write_maps(elements)
 
     def _write_ends(self) -> dict[int, str]:
         """Sets of the nodes' addresses, by IP version."""
@@ -390,10 +390,15 @@ class PolicyEngine:
         for name in {*ENDS.values()} - {*keep}:
             self._writer.sets.pop(name, None)
 
-    def _map(self, name: str, elements: Mapping[str, str]) -> VerdictMap:
-        """An equal map stays the instance that it was."""
-        old = self._maps.get(name)
-        return old if old is not None and old.elements == elements else VerdictMap(name, elements)
+    def _write_maps(self, elements: Mapping[str, Mapping[str, str]]) -> None:
+        """Those of interfaces. An equal map stays the instance that it was."""
+        maps = self._writer.maps
+        for name in self._held - elements.keys():
+            del maps[name]
+        for name, held in elements.items():
+            if name not in maps or maps[name].elements != held:
+                maps[name] = VerdictMap(name, held)
+        self._held = set(elements)
 
 
 def _governs_workloads(policy: PolicyInfo, word: str) -> bool:

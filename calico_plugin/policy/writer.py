@@ -8,6 +8,7 @@ from calico_plugin.model.desired import AddressSet, Chain, SetType, VerdictMap
 from calico_plugin.model.keys import ResourceKey
 from calico_plugin.policy import chains, ports
 from calico_plugin.policy.blocks import Piece, Sorter
+from calico_plugin.policy.kept import Kept
 from calico_plugin.policy.lists import Lists
 from calico_plugin.policy.members import MemberSets
 from calico_plugin.policy.options import PolicyOptions
@@ -49,9 +50,9 @@ class Writer:
         self._set_names: dict[tuple[str, int], str] = {}
         self._sorters: dict[User, Sorter] = {}
         self._sorted: dict[User, list[Sorted]] = {}
-        self.sets: dict[str, AddressSet] = {item.name: item for item in chains.fixed_sets()}
-        self.chains: dict[str, Chain] = {}
-        self.maps: dict[str, VerdictMap] = {}
+        self.sets: Kept[AddressSet] = Kept((item.name, item) for item in chains.fixed_sets())
+        self.chains: Kept[Chain] = Kept()
+        self.maps: Kept[VerdictMap] = Kept()
 
     def users(self) -> Iterable[User]:
         """All whose chains exist."""
