@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import importlib
 import os
+import re
 import sys
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,6 +21,8 @@ from click.shell_completion import CompletionItem
 from calico_plugin.cli.session import Session
 from calico_plugin.errors import CalicoError
 
+# `-o=wide`, which kubectl's users type, is `-owide`.
+_SHORT = re.compile(r"^-([A-Za-z])=(?=.)")
 LEVELS = ("panic", "fatal", "error", "warn", "info", "debug")
 
 
@@ -141,7 +144,8 @@ def root(
 def run(arguments: Sequence[str], program: str = "calicoctl") -> int:
     """Run one command line; the exit status."""
     try:
-        status = root.main(list(arguments), prog_name=program, standalone_mode=False)
+        words = [_SHORT.sub(r"-\1", word) for word in arguments]
+        status = root.main(words, prog_name=program, standalone_mode=False)
         return status if isinstance(status, int) else 0
     except click.exceptions.Exit as error:
         return error.exit_code

@@ -20,7 +20,7 @@ from calico_plugin.node.detached import State
 from calico_plugin.node.services import STARTED
 
 NAME = "calico-node"
-_CERTS = "/etc/calico/certs"
+_CERTS, _SECRETS = "/etc/calico/certs", "/etc/calico/secrets"
 # Paths of the host mean nothing inside, where the defaults are right, nor those of inside on the host.
 PATHS = frozenset(
     "CALICO_RUN_DIR CALICO_LIB_DIR CALICO_LOG_DIR CALICO_PLUGIN_DIR CALICO_NODENAME_FILE CALICO_HOST_PLUGIN_DIR "
@@ -66,8 +66,11 @@ def plan(
     datastore: DatastoreSettings,
     log_dir: str,
     foreground: bool,
+    secrets_dir: str = "",
 ) -> Plan:
-    """`environ`: the settings of calico-node, `known`: those names of it that mean something."""
+    """`environ`: the settings of calico-node, `known`: those names of it that mean something. `secrets_dir` holds the
+    passwords of BGP sessions; "": there are none.
+    """
     environment = {
         name: environ[name]
         for name in known
@@ -87,6 +90,8 @@ def plan(
     if environment["CALICO_LIBNETWORK_ENABLED"].lower() != "false":
         mounts.append(("/run/docker/plugins", "/run/docker/plugins"))
     mounts.append(("/var/run/docker.sock", "/var/run/docker.sock"))
+    if secrets_dir:
+        mounts.append((secrets_dir, _SECRETS))
     _add_credentials(environment, mounts, datastore)
     return Plan(image, environment, tuple(mounts), foreground)
 

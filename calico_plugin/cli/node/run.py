@@ -145,7 +145,8 @@ def _plan(
     if not environment.get("CALICO_LIBNETWORK_SCOPE") and container.cluster_store():
         inside["CALICO_LIBNETWORK_SCOPE"] = "global"
     log_dir = str(settings.log_dir)
-    return container.plan(image, inside, variables(), session.settings, log_dir, init_system)
+    secrets_dir = str(settings.secrets_dir) if settings.secrets_dir.is_dir() else ""
+    return container.plan(image, inside, variables(), session.settings, log_dir, init_system, secrets_dir)
 
 
 def _show_container(plan: container.Plan) -> None:

@@ -52,6 +52,7 @@ def test_mistakes_exit_1_with_advice(arguments: list[str], expected: str, capsys
         ["validate", "--file=-", "--skip-em"],
         ["validate", "--fil", "-", "--skip-e"],
         ["get", "--he"],
+        ["validate", "-f=-", "--skip-e"],
     ],
 )
 def test_long_options_may_be_cut_short(

@@ -84,6 +84,12 @@ def test_certificates_are_mounted(tmp_path: Path) -> None:
         assert f"{tmp_path / file}:/etc/calico/certs/{inside}" in words
 
 
+def test_secrets_of_bgp_are_mounted() -> None:
+    """Where the agent looks for them inside, wherever they are on the host."""
+    words = container.plan("x", {}, variables(), ETCD, "/var/log/calico", False, "/srv/secrets").command()
+    assert "/srv/secrets:/etc/calico/secrets" in words and "/etc/calico/secrets" not in " ".join(plan().command())
+
+
 def test_the_password_is_in_no_process_list() -> None:
     """Named only; Docker's client has it from its environment."""
     words = plan(datastore=DatastoreSettings(username="root", password="secret")).command()
@@ -118,7 +124,7 @@ def test_flags_of_the_past_that_change_nothing(words: list[str]) -> None:
 def test_compose_file() -> None:
     """The same mounts and the same way of running as `node run`; settings that exist."""
     service = yaml.safe_load((DEPLOY / "compose.yaml").read_text())["services"]["calico-node"]
-    assert service["volumes"] == [f"{one}:{one}" for one in MOUNTS]
+    assert service["volumes"] == ["/etc/calico:/etc/calico:ro", *(f"{one}:{one}" for one in MOUNTS)]
     assert (service["network_mode"], service["privileged"], service["restart"]) == ("host", True, "always")
     assert service["container_name"] == container.NAME
     assert set(service["environment"]) <= set(variables())
