@@ -12,6 +12,7 @@ from functools import lru_cache
 from typing import Iterable, Mapping
 
 from calico_plugin.model.desired import AddressSet, Chain, Hook, PortMap, Rule, Ruleset, SetType, VerdictMap
+from calico_plugin.model.entries import moved
 
 SCHEME = b"1"
 """Part of every comment's hash: change it whenever the same rule is written to the kernel in another way."""
@@ -202,9 +203,7 @@ class _Builder:
             there = self.actual.maps.get(name)
             if there is wanted:
                 continue
-            old = there.elements if there is not None else {}
-            gone = {key: target for key, target in old.items() if target != wanted.elements.get(key)}
-            new = {key: target for key, target in wanted.elements.items() if target != old.get(key)}
+            gone, new = moved(there.elements if there is not None else {}, wanted.elements)
             self.elements("delete", wanted, gone)
             self.elements("add", wanted, new)
 

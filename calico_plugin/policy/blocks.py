@@ -9,12 +9,13 @@ from __future__ import annotations
 
 import hashlib
 from dataclasses import dataclass, replace
-from typing import Iterable, Iterator, Sequence
+from typing import Iterable, Iterator, Mapping, Sequence
 
 from calico_plugin.model.keys import ResourceKey
+from calico_plugin.policy.farends import SetOf
 from calico_plugin.policy.keys import Condition, Keys, conditions, keys, ports_tell_more
-from calico_plugin.policy.rules import Block, Parsed
-from calico_plugin.policy.sorting import Run, SetOf, Sorted
+from calico_plugin.policy.rules import FAMILIES, Block, Parsed, SetSpec
+from calico_plugin.policy.sorting import Run, Sorted
 
 _MANY_NETS = 2000
 """A set with more networks than this is asked itself: cutting them all anew at each change would take too long."""
@@ -50,46 +51,73 @@ class Member:
 
 
 class Sorter:
-    """One block in one direction. `update` again when a policy or a set of it changed."""
+    """One block in one direction. `update` when a policy of it changed, `move` when only sets did."""
 
     def __init__(self, prefix: str, block: Block, direction: str, least: int) -> None:
         self._prefix, self._name, self._direction, self._least = prefix, repr(block), direction, least
         self._conditions: dict[ResourceKey, tuple[tuple[Parsed, ...], tuple[Condition, ...]]] = {}
+        self._keys: dict[ResourceKey, tuple[tuple[Condition, ...], bool, Keys | None]] = {}
+        self._specs: dict[str, SetSpec] = {}
+        self._crowded: frozenset[SetSpec] = frozenset()
+        self._members: Sequence[Member] = ()
         self._runs: dict[tuple[str, ...], Run] = {}
         self.pieces: tuple[Piece, ...] = ()
 
     def update(self, members: Sequence[Member], set_of: SetOf) -> list[Sorted]:
         """What the runs consist of; `pieces` is then what stands in the tier."""
-        found = {one.key: tuple(self._usable(one, set_of)) for one in members if one.rules is not None}
+        self._members = members
+        found = {one.key: self._conditions_of(one.key, one.rules) for one in members if one.rules is not None}
+        self._specs = {spec.id: spec for listed in found.values() for one in listed for spec in one.sets}
+        self._crowded = frozenset(spec for spec in self._specs.values() if _crowds(spec, set_of))
+        if self._crowded:
+            found = {key: tuple(map(self._spare, listed)) for key, listed in found.items()}
         by_port = ports_tell_more(found.values())
-        known = {key: keys(listed, by_port) for key, listed in found.items()}
+        known = {key: self._keys_of(key, listed, by_port) for key, listed in found.items()}
         pieces: list[Piece] = []
         runs, done = {}, []
         for run in _runs(members, known):
             if len(run) < self._least:
                 pieces += [one.key for one in run]
                 continue
-            listed = tuple(one.chain for one in run)
-            runs[listed] = self._runs.get(listed) or Run(self._name_of(listed), self._direction, listed)
-            pieces.append(runs[listed].name)
-            done.append(runs[listed].update([key for one in run if (key := known[one.key])], set_of))
+            chains = tuple(one.chain for one in run)
+            runs[chains] = self._runs.get(chains) or Run(self._name_of(chains), self._direction, chains)
+            pieces.append(runs[chains].name)
+            done.append(runs[chains].update([key for one in run if (key := known[one.key])], set_of))
         self._runs, self.pieces = runs, tuple(pieces)
         return done
 
-    def _usable(self, member: Member, set_of: SetOf) -> Iterator[Condition]:
-        assert member.rules is not None
-        old = self._conditions.get(member.key)
-        if old is None or old[0] is not member.rules:
-            old = self._conditions[member.key] = member.rules, conditions(member.rules, self._direction)
-        for one in old[1]:
-            crowded = any(len(set_of(spec, family).members) > _MANY_NETS and set_of(spec, family).interval
-                          for spec in one.sets for family in one.families)
-            yield replace(one, sets=()) if crowded else one
+    def move(self, sets: Mapping[int, Iterable[str]], set_of: SetOf) -> list[Sorted]:
+        """`sets`: by IP version, ids of the specs of those that changed."""
+        known = {self._specs[spec] for listed in sets.values() for spec in listed if spec in self._specs}
+        if any(_crowds(spec, set_of) != (spec in self._crowded) for spec in known):
+            return self.update(self._members, set_of)
+        return [run.move(sets, set_of) for run in self._runs.values()]
+
+    def _conditions_of(self, key: ResourceKey, rules: tuple[Parsed, ...]) -> tuple[Condition, ...]:
+        old = self._conditions.get(key)
+        if old is None or old[0] is not rules:
+            old = self._conditions[key] = rules, conditions(rules, self._direction)
+        return old[1]
+
+    def _spare(self, one: Condition) -> Condition:
+        return replace(one, sets=()) if not self._crowded.isdisjoint(one.sets) else one
+
+    def _keys_of(self, key: ResourceKey, found: tuple[Condition, ...], by_port: bool) -> Keys | None:
+        old = self._keys.get(key)
+        if old is None or old[:2] != (found, by_port):
+            old = self._keys[key] = found, by_port, keys(found, by_port)
+        return old[2]
 
     def _name_of(self, chains: Iterable[str]) -> str:
         """A block may have several runs, another block the same run."""
         digest = hashlib.blake2b("|".join((self._name, *chains)).encode(), digest_size=8)
         return f"{self._prefix}{digest.hexdigest()}"
+
+
+def _crowds(spec: SetSpec, set_of: SetOf) -> bool:
+    """Whether it has more networks than can be cut anew at each change."""
+    sets = (set_of(spec, family) for family in FAMILIES)
+    return any(item.interval and len(item.members) > _MANY_NETS for item in sets)
 
 
 def _runs(members: Iterable[Member], known: dict[ResourceKey, Keys | None]) -> Iterator[list[Member]]:

@@ -68,7 +68,7 @@ class TierPart:
     policies: tuple[ResourceKey, ...]
     default_pass: bool
     broken: bool = False
-    block_size: int = 256
+    block_size: int = 512
     sort_from: int = 16
 
     def blocks(self) -> list[Block]:

@@ -62,7 +62,7 @@ class PolicyOptions:
     failsafe_inbound: tuple[Failsafe, ...] = _INBOUND
     failsafe_outbound: tuple[Failsafe, ...] = _OUTBOUND
     log_prefix: str = "calico-packet"
-    block_size: int = 256
+    block_size: int = 512
     sort_from: int = 16
     log_group: int = 0
     flow_log: bool = False

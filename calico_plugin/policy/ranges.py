@@ -6,11 +6,12 @@ from bisect import bisect
 from collections import defaultdict
 from dataclasses import dataclass
 from ipaddress import IPv4Address, IPv6Address
-from typing import Iterable
+from typing import Iterable, Iterator
 
 Range = tuple[int, int, int]
 """First, last, place of its owner."""
 Places = tuple[int, ...]
+Segment = tuple[int, int, Places]
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,6 +21,9 @@ class Segments:
     firsts: tuple[int, ...] = ()
     lasts: tuple[int, ...] = ()
     places: tuple[Places, ...] = ()
+
+    def __iter__(self) -> Iterator[Segment]:
+        return zip(self.firsts, self.lasts, self.places)
 
     def covering(self, value: int) -> Places:
         index = bisect(self.firsts, value) - 1
@@ -34,7 +38,7 @@ def segments(ranges: Iterable[Range]) -> Segments:
         ends[last + 1].append(place)
     points = sorted(starts.keys() | ends.keys())
     active: dict[int, int] = defaultdict(int)
-    found: list[tuple[int, int, Places]] = []
+    found: list[Segment] = []
     for point, following in zip(points, points[1:]):
         _move(active, starts.get(point, ()), 1)
         _move(active, ends.get(point, ()), -1)
@@ -44,6 +48,12 @@ def segments(ranges: Iterable[Range]) -> Segments:
         elif here:
             found.append((point, following - 1, here))
     return Segments(*(tuple(column) for column in zip(*found))) if found else Segments()
+
+
+def differences(old: Segments, new: Segments) -> Segments:
+    """Where two differ."""
+    before, after = set(old), set(new)
+    return segments((first, last, 0) for first, last, _ in before ^ after)
 
 
 def _move(active: dict[int, int], places: Iterable[int], step: int) -> None:

@@ -35,9 +35,16 @@ Network = IPv4Network | IPv6Network
 
 @dataclass(frozen=True, slots=True)
 class Block:
-    """A run of policies of one tier, in order; see `blocks`."""
+    """A run of policies of one tier, in order; see `blocks`. Its hash is asked for often, and is that of hundreds."""
 
     policies: tuple[ResourceKey, ...]
+    _hash: int = field(init=False, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "_hash", hash(self.policies))
+
+    def __hash__(self) -> int:
+        return self._hash
 
 
 Subject = ResourceKey | str | Block

@@ -4,32 +4,24 @@ A packet's cost must not grow with the number of policies (policy 5.4), and thei
 their meaning. So the policies stay chains of their own, and a run of them gets maps from the far end's address, the
 protocol or the destination port to a chain with those policies that the value concerns, in order (`Chain.sorts`)::
 
-    run chain       address of a member? -> its class      address in a net? -> its class
+    run chain       single address? -> its class           address in a net? -> its class
                     protocol? -> its class                 destination port? -> its class      else back
     class chain     (may others match by protocol or port? -> all policies of the run)
                     policy, policy, ... then back
-
-Members of selectors are single addresses, and each is listed with all that concerns it, nets too: so that an endpoint
-that comes or goes is one element. Nets, those of network sets too, are cut into ranges that do not overlap.
 """
 
 from __future__ import annotations
 
 import hashlib
 from dataclasses import dataclass, field
-from ipaddress import IPv4Address, IPv6Address
-from typing import AbstractSet, Callable, Iterable, Iterator, Mapping, Sequence
+from typing import Iterable, Iterator, Mapping, Sequence
 
 from calico_plugin.model.desired import AddressSet, Chain, Field, Match, Rule, SetType, Verdict, VerdictMap
+from calico_plugin.model.entries import Entries
+from calico_plugin.policy.farends import FarEnds, Moved, SetOf
 from calico_plugin.policy.keys import SIDE, Keys
-from calico_plugin.policy.members import read_network
-from calico_plugin.policy.ranges import Places, Range, Segments, address_range, port_range, segments
-from calico_plugin.policy.rules import FAMILIES, SetSpec, merge_ports
-
-SetOf = Callable[[SetSpec, int], AddressSet]
-NO_SET = AddressSet("", SetType.IPV4)
-"""Stands for one that would have no member."""
-_NOBODY: frozenset[str] = frozenset()
+from calico_plugin.policy.ranges import Places, Segments, address_range, port_range, segments
+from calico_plugin.policy.rules import FAMILIES, merge_ports
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,215 +33,137 @@ class Sorted:
     sets: Mapping[str, AddressSet] = field(default_factory=dict)
 
 
-def singles(item: AddressSet) -> AbstractSet[str]:
-    """Single addresses of a set; of `address . protocol . port` the address."""
-    if item.type in (SetType.IPV4_PORT, SetType.IPV6_PORT):
-        return frozenset(member.partition(" . ")[0] for member in item.members)
-    return frozenset(member for member in item.members if "/" not in member) if item.interval else item.members
+@dataclass(frozen=True, slots=True)
+class _Class:
+    """Where packets go that concern the same policies; `chain` None: straight to the only one."""
 
-
-def prefixes(item: AddressSet) -> list[tuple[int, int]]:
-    """First and last address of each network of a set."""
-    nets = (read_network(member) for member in item.members if "/" in member) if item.interval else ()
-    return [(int(net.network_address), int(net.broadcast_address)) for net in nets]
-
-
-class _Addresses:
-    """Far ends of one IP version: place of each policy that an address concerns. Work follows the change."""
-
-    def __init__(self, family: int) -> None:
-        self._kind = IPv4Address if family == 4 else IPv6Address
-        self._sets: dict[str, AddressSet] = {}
-        self._members: dict[str, AbstractSet[str]] = {}
-        self._places: dict[str, Places] = {}
-        self._held: dict[str, frozenset[str]] = {}
-        self._ranges: frozenset[Range] = frozenset()
-        self.segments = Segments()
-        self.places: dict[str, Places] = {}
-
-    def update(self, places: Mapping[str, Places], sets: Mapping[str, AddressSet], ranges: Iterable[Range]) -> None:
-        """`places`: of each set (by spec id) the policies that name it; `ranges`: of the policies' own nets."""
-        stale: set[str] = set()
-        for spec in self._places.keys() | places.keys():
-            stale |= self._moved(spec, places.get(spec, ()), sets.get(spec))
-        wanted = frozenset((*ranges, *self._of_sets(places)))
-        if wanted != self._ranges:
-            before, self.segments, self._ranges = self.segments, segments(wanted), wanted
-            stale |= {address for address in self._held if before.covering(self._number(address))
-                      != self.segments.covering(self._number(address))}
-        known: dict[tuple[frozenset[str], Places], Places] = {}
-        for address in stale:
-            self._judge(address, known)
-
-    def _moved(self, spec: str, places: Places, item: AddressSet | None) -> set[str]:
-        """Addresses whose place may be another, because of one set."""
-        old, before = self._members.get(spec, _NOBODY), self._places.get(spec, ())
-        same = item is self._sets.get(spec)
-        new = old if same else singles(item) if item is not None else _NOBODY
-        came, went = (_NOBODY, _NOBODY) if same else (new - old, old - new)
-        self._hold(came, lambda held: held | {spec})
-        self._hold(went, lambda held: held - {spec})
-        if item is not None:
-            self._sets[spec], self._members[spec], self._places[spec] = item, new, places
-        else:
-            del self._sets[spec], self._members[spec], self._places[spec]
-        return {*came, *went} if before == places else {*old, *new}
-
-    def _hold(self, addresses: Iterable[str], change: Callable[[frozenset[str]], frozenset[str]]) -> None:
-        """Addresses in the same sets share one value."""
-        known: dict[frozenset[str], frozenset[str]] = {}
-        for address in addresses:
-            held = self._held.get(address, _NOBODY)
-            if held not in known:
-                known[held] = change(held)
-            self._held[address] = known[held]
-
-    def _of_sets(self, places: Mapping[str, Places]) -> Iterator[Range]:
-        for spec, listed in places.items():
-            for first, last in prefixes(self._sets[spec]):
-                for place in listed:
-                    yield first, last, place
-
-    def _judge(self, address: str, known: dict[tuple[frozenset[str], Places], Places]) -> None:
-        held = self._held[address]
-        if not held:
-            del self._held[address]
-            self.places.pop(address, None)
-            return
-        asked = held, self.segments.covering(self._number(address)) if self.segments.firsts else ()
-        if asked not in known:
-            named = {place for spec in held for place in self._places[spec]}
-            known[asked] = tuple(sorted(named | set(asked[1])))
-        self.places[address] = known[asked]
-
-    def _number(self, address: str) -> int:
-        return int(self._kind(address))
+    target: str
+    chain: Chain | None = None
 
 
 class Run:
-    """Policies whose keys are known, in order, and their chains. `name` begins the names of all that belongs to it."""
+    """Policies (by their chains) whose keys are known, in order. `name` begins the names of all that belongs to it."""
 
     def __init__(self, name: str, direction: str, policies: Sequence[str]) -> None:
         self.name, self._policies = name, tuple(policies)
         self._side = SIDE[direction].upper()
-        self._addresses = {family: _Addresses(family) for family in FAMILIES}
+        self._ends = {family: FarEnds(family) for family in FAMILIES}
+        self._keys: tuple[Keys, ...] | None = None
+        self._ports, self._protocols = Segments(), dict[int, Places]()
+        self._sets: dict[str, AddressSet] = {}
+        self._guards: tuple[Rule, ...] = ()
+        self._classes: dict[tuple[Places, bool], _Class] = {}
+        self._singles = {family: VerdictMap(f"{name}-a{family}", Entries({}), SetType[f"IPV{family}"])
+                         for family in FAMILIES}
+        self._nets: dict[int, tuple[Segments, VerdictMap]] = {}
+        self._done = Sorted()
 
     def update(self, keys: Sequence[Keys], set_of: SetOf) -> Sorted:
-        """`keys` of each policy; sets as they are now."""
-        for family, addresses in self._addresses.items():
-            places = _places_of_sets(keys, family)
-            sets = {spec.id: set_of(spec, family) for spec in places}
-            ranges = ((int(net.network_address), int(net.broadcast_address), place)
-                      for place, one in enumerate(keys) for net in one.nets if net.version == family)
-            addresses.update({spec.id: listed for spec, listed in places.items()}, sets, ranges)
-        return _Writing(self, keys).done()
+        """`keys` of each policy. Sets are looked at only if keys changed: else see `move`."""
+        guarded, known = bool(self._guards), tuple(keys)
+        if known == self._keys:
+            return self._done
+        self._keys = known
+        self._read_ports()
+        moved = {family: ends.update(known, set_of) for family, ends in self._ends.items()}
+        if guarded != bool(self._guards):
+            moved = {family: {**moved[family], **ends.places} for family, ends in self._ends.items()}
+        self._done = self._render(moved)
+        return self._done
 
-    def far_ends(self, family: int) -> _Addresses:
-        return self._addresses[family]
+    def move(self, sets: Mapping[int, Iterable[str]], set_of: SetOf) -> Sorted:
+        """Some sets changed: by IP version, their specs' ids."""
+        moved = {family: ends.move(sets.get(family, ()), set_of) for family, ends in self._ends.items()}
+        self._done = self._render(moved)
+        return self._done
 
-    @property
-    def policies(self) -> tuple[str, ...]:
-        return self._policies
-
-    def look_up(self, family: int) -> Verdict:
-        return Verdict[f"MAP_{self._side}{family}"]
-
-
-def _places_of_sets(keys: Sequence[Keys], family: int) -> dict[SetSpec, Places]:
-    found: dict[SetSpec, list[int]] = {}
-    for place, one in enumerate(keys):
-        for spec, of in one.sets:
-            if of == family:
-                found.setdefault(spec, []).append(place)
-    return {spec: tuple(listed) for spec, listed in found.items()}
-
-
-def _places_of_protocols(keys: Sequence[Keys]) -> dict[int, Places]:
-    found: dict[int, list[int]] = {}
-    for place, one in enumerate(keys):
-        for number in one.protocols:
-            found.setdefault(number, []).append(place)
-    return {number: tuple(places) for number, places in found.items()}
-
-
-class _Writing:
-    """One rendering of a run."""
-
-    def __init__(self, run: Run, keys: Sequence[Keys]) -> None:
-        self._run = run
+    def _read_ports(self) -> None:
+        keys = self._keys or ()
         self._ports = segments((first, last, place) for place, one in enumerate(keys) for first, last in one.ports)
-        self._protocols = _places_of_protocols(keys)
-        self._targets: dict[tuple[Places, bool], str] = {}
-        self._chains: dict[str, Chain] = {}
-        self._maps: dict[str, VerdictMap] = {}
-        self._sets: dict[str, AddressSet] = {}
-        self._guards = tuple(self._write_guards())
+        protocols: dict[int, list[int]] = {}
+        for place, one in enumerate(keys):
+            for number in one.protocols:
+                protocols.setdefault(number, []).append(place)
+        self._protocols = {number: tuple(places) for number, places in protocols.items()}
+        self._sets = {item.name: item for item in self._guarding()}
+        # A packet that is found by its address may concern other policies by port: rare, so they are all walked.
+        self._guards = tuple(
+            Rule(Verdict.GOTO, (Match(_GUARDED[item.type], set_name=item.name),), f"{self.name}-all")
+            for item in self._sets.values())
+        self._classes, self._nets = {}, {}
 
-    def done(self) -> Sorted:
-        lines = (*self._by_address(), *self._by_protocol(), *self._by_port())
-        self._put(Chain(self._run.name, lines, sorts=self._run.policies))
-        return Sorted(self._chains, self._maps, self._sets)
-
-    def _put(self, chain: Chain) -> str:
-        self._chains[chain.name] = chain
-        return chain.name
-
-    def _write_guards(self) -> Iterator[Rule]:
-        """A packet that is found by its address may concern other policies by port: rare, so they are all walked."""
+    def _guarding(self) -> Iterator[AddressSet]:
+        """All protocols and ports that concern a policy."""
         ports = merge_ports(list(zip(self._ports.firsts, self._ports.lasts)))
-        protocols = [str(number) for number in self._protocols]
-        for kind, what, members in (
-            (SetType.PROTOCOL, Field.PROTOCOL, protocols), (SetType.SERVICE, Field.DESTINATION_PORT, ports),
-        ):
-            if members:
-                name = f"{self._run.name}-{kind.value}"
-                self._sets[name] = AddressSet(name, kind, frozenset(members), kind is SetType.SERVICE)
-                yield Rule(Verdict.GOTO, (Match(what, set_name=name),), f"{self._run.name}-all")
+        if self._protocols:
+            members = frozenset(map(str, self._protocols))
+            yield AddressSet(f"{self.name}-protocol", SetType.PROTOCOL, members)
+        if ports:
+            yield AddressSet(f"{self.name}-port", SetType.SERVICE, frozenset(ports), interval=True)
 
-    def _by_address(self) -> Iterator[Rule]:
-        for family in FAMILIES:
-            ends = self._run.far_ends(family)
-            kind = SetType[f"IPV{family}"]
-            listed = {places: self._target(places, guarded=True) for places in set(ends.places.values())}
-            yield from self._map(f"{self._run.name}-a{family}", kind, False, self._run.look_up(family), {
-                address: listed[places] for address, places in ends.places.items()})
-            yield from self._map(f"{self._run.name}-n{family}", kind, True, self._run.look_up(family), {
-                address_range(family, first, last): self._target(places, guarded=True)
-                for first, last, places in zip(ends.segments.firsts, ends.segments.lasts, ends.segments.places)})
-        if self._guards and any(ends.places or ends.segments.firsts for ends in map(self._run.far_ends, FAMILIES)):
-            name = f"{self._run.name}-all"
-            self._put(Chain(name, _walk(self._run.policies), sorts=self._run.policies))
+    def _render(self, moved: Mapping[int, Moved]) -> Sorted:
+        self._classes = {asked: self._classes.get(asked) or self._class(*asked) for asked in self._asked()}
+        for family, addresses in moved.items():
+            if addresses:
+                self._singles[family] = self._moved(self._singles[family], addresses)
+        lines = [(verdict, one) for verdict, one in self._maps() if one.elements]
+        rules = tuple(Rule(verdict, target=one.name) for verdict, one in lines)
+        chains = [Chain(self.name, rules, sorts=self._policies)]
+        if self._guards and any(ends.places or ends.segments.firsts for ends in self._ends.values()):
+            chains.append(Chain(f"{self.name}-all", _walk(self._policies), sorts=self._policies))
+        chains += [one.chain for one in self._classes.values() if one.chain is not None]
+        return Sorted({chain.name: chain for chain in chains}, {one.name: one for _, one in lines}, self._sets)
 
-    def _by_protocol(self) -> Iterator[Rule]:
-        """Those without ports, so that no port can concern the packet besides."""
-        found = {str(number): self._target(places) for number, places in self._protocols.items()}
-        yield from self._map(f"{self._run.name}-p", SetType.PROTOCOL, False, Verdict.MAP_PROTOCOL, found)
+    def _moved(self, old: VerdictMap, addresses: Moved) -> VerdictMap:
+        assert isinstance(old.elements, Entries)
+        found = {address: self._found(places) if places else "" for address, places in addresses.items()}
+        return VerdictMap(old.name, old.elements.changed(found), old.type)
 
-    def _by_port(self) -> Iterator[Rule]:
-        found = {port_range(first, last): self._target(places) for first, last, places in
-                 zip(self._ports.firsts, self._ports.lasts, self._ports.places)}
-        yield from self._map(f"{self._run.name}-d", SetType.SERVICE, True, Verdict.MAP_PORT, found)
+    def _found(self, places: Places) -> str:
+        """Where a packet goes that was found by its address."""
+        return self._classes[(places, bool(self._guards))].target
 
-    def _map(
-        self, name: str, kind: SetType, interval: bool, verdict: Verdict, elements: Mapping[str, str]
-    ) -> Iterator[Rule]:
-        if elements:
-            self._maps[name] = VerdictMap(name, elements, kind, interval)
-            yield Rule(verdict, target=name)
+    def _asked(self) -> Iterator[tuple[Places, bool]]:
+        """Classes that packets may have; found by address they are behind guards, if there are any."""
+        guarded = bool(self._guards)
+        for ends in self._ends.values():
+            for places in (*ends.classes, *ends.segments.places):
+                yield places, guarded
+        for places in (*self._protocols.values(), *self._ports.places):
+            yield places, False
 
-    def _target(self, places: Places, guarded: bool = False) -> str:
-        """The chain for packets that concern these policies of the run."""
+    def _class(self, places: Places, guarded: bool) -> _Class:
+        policies = tuple(self._policies[place] for place in places)
+        if len(policies) == 1 and not guarded:
+            return _Class(policies[0])
+        digest = hashlib.blake2b("|".join((str(guarded), *policies)).encode(), digest_size=6).hexdigest()
         guards = self._guards if guarded else ()
-        asked = places, bool(guards)
-        if asked not in self._targets:
-            policies = tuple(self._run.policies[place] for place in places)
-            if len(policies) == 1 and not guards:
-                self._targets[asked] = policies[0]
-            else:
-                digest = hashlib.blake2b("|".join((*policies, str(bool(guards)))).encode(), digest_size=6).hexdigest()
-                chain = Chain(f"{self._run.name}-{digest}", (*guards, *_walk(policies)), sorts=policies)
-                self._targets[asked] = self._put(chain)
-        return self._targets[asked]
+        chain = Chain(f"{self.name}-{digest}", (*guards, *_walk(policies)), sorts=policies)
+        return _Class(chain.name, chain)
+
+    def _maps(self) -> Iterator[tuple[Verdict, VerdictMap]]:
+        """In the order in which they are asked. Protocols that are listed have no ports: no packet has both."""
+        for family in FAMILIES:
+            verdict = Verdict[f"MAP_{self._side}{family}"]
+            yield verdict, self._singles[family]
+            yield verdict, self._by_net(family)
+        yield Verdict.MAP_PROTOCOL, VerdictMap(f"{self.name}-p", {
+            str(number): self._classes[(places, False)].target for number, places in self._protocols.items()
+        }, SetType.PROTOCOL)
+        yield Verdict.MAP_PORT, VerdictMap(f"{self.name}-d", {
+            port_range(first, last): self._classes[(places, False)].target for first, last, places in self._ports
+        }, SetType.SERVICE, interval=True)
+
+    def _by_net(self, family: int) -> VerdictMap:
+        found = self._ends[family].segments
+        if self._nets.get(family, (None,))[0] is not found:
+            elements = {address_range(family, first, last): self._found(places) for first, last, places in found}
+            name, kind = f"{self.name}-n{family}", SetType[f"IPV{family}"]
+            self._nets[family] = found, VerdictMap(name, elements, kind, interval=True)
+        return self._nets[family][1]
+
+
+_GUARDED = {SetType.PROTOCOL: Field.PROTOCOL, SetType.SERVICE: Field.DESTINATION_PORT}
 
 
 def _walk(policies: Sequence[str]) -> tuple[Rule, ...]:

@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from typing import Iterable, Mapping, TypeVar
 
 from calico_plugin.model.desired import AddressSet, Chain, SetType, VerdictMap
 from calico_plugin.model.keys import ResourceKey
 from calico_plugin.policy import chains, ports
 from calico_plugin.policy.blocks import Piece, Sorter
+from calico_plugin.policy.farends import NO_SET
 from calico_plugin.policy.kept import Kept
 from calico_plugin.policy.lists import Lists
 from calico_plugin.policy.members import MemberSets
 from calico_plugin.policy.options import PolicyOptions
 from calico_plugin.policy.reading import PolicyInfo, ProfileInfo, missing_profile
 from calico_plugin.policy.rules import Block, SetSpec, Subject, User
-from calico_plugin.policy.sorting import NO_SET, Sorted
+from calico_plugin.policy.sorting import Sorted
 
 T = TypeVar("T")
 
@@ -50,6 +52,7 @@ class Writer:
         self._set_names: dict[tuple[str, int], str] = {}
         self._sorters: dict[User, Sorter] = {}
         self._sorted: dict[User, list[Sorted]] = {}
+        self._moved: dict[User, dict[int, set[str]]] = defaultdict(lambda: defaultdict(set))
         self.sets: Kept[AddressSet] = Kept((item.name, item) for item in chains.fixed_sets())
         self.chains: Kept[Chain] = Kept()
         self.maps: Kept[VerdictMap] = Kept()
@@ -93,7 +96,7 @@ class Writer:
             if name != old_name:
                 self._lists.touch(user)
             for block in self._lists.blocks_of(user):
-                self._lists.touch(block)
+                self._moved[block][family].add(spec_id)
         if built is not None:
             self._set_names[(spec_id, family)] = name
             self.sets[name] = built
@@ -114,6 +117,9 @@ class Writer:
             self.chains.pop(name, None)
         for user in self._lists.take_touched_users():
             self._write_user(user, options)
+        for block, sets in self._moved.items():
+            self._write_moved(block, sets)
+        self._moved.clear()
         for tier in self._lists.take_touched_tiers():
             self.put(chains.tier_chain(tier, self._book.policy, self._pieces, self._members.name, options))
         for part in self._lists.take_touched_lists():
@@ -150,6 +156,16 @@ class Writer:
         if sorter.pieces != before:
             self._lists.touch_tiers_of(user)
 
+    def _write_moved(self, user: User, sets: Mapping[int, Iterable[str]]) -> None:
+        """A block of which only sets changed: by IP version, ids of their specs."""
+        sorter = self._sorters.get(user)
+        if sorter is None:
+            return
+        before = sorter.pieces
+        self._put_sorted(user, sorter.move(sets, self._set_of))
+        if sorter.pieces != before:
+            self._lists.touch_tiers_of(user)
+
     def _pieces(self, direction: str, block: Block) -> tuple[Piece, ...]:
         return self._sorters[(direction, block)].pieces
 
@@ -177,5 +193,6 @@ def _swap(table: dict[str, T], old: Iterable[Mapping[str, T]], new: Iterable[Map
     for name in {name for part in old for name in part} - wanted.keys():
         del table[name]
     for name, item in wanted.items():
-        if table.get(name) != item:
+        there = table.get(name)
+        if there is not item and there != item:
             table[name] = item
