@@ -16,7 +16,7 @@ SOURCES := calico_plugin tests scripts plugin $(wildcard benchmarks)
 
 # What the product runs with, then what tests and demo need besides.
 RUNTIME_PACKAGES := python3-venv $(shell cat plugin/packages.txt)
-LAB_PACKAGES := docker.io etcd-client busybox-static tcpdump iperf3 conntrack util-linux iputils-ping debootstrap docker-registry
+LAB_PACKAGES := docker.io systemd etcd-client busybox-static tcpdump iperf3 conntrack util-linux iputils-ping debootstrap docker-registry
 
 .PHONY: help
 help: ## this text
