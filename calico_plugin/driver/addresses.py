@@ -217,7 +217,8 @@ class Addresses:
         if str(address) not in self._given_here:
             # Given before this process started, or never: look whose it is, lest a late call takes another's away.
             owner = self._known.find(address, deadline)
-            if owner is None or not owner.by_driver or owner.node != self._node:
+            # What networks of several hosts have reserved may be another node's: the last of them is ours.
+            if owner is None or not owner.by_driver or (owner.node != self._node and not owner.type):
                 return
             wanted = Release(address, sequence=owner.sequence)
         try:

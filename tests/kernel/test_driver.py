@@ -534,6 +534,24 @@ def test_reserved_addresses_of_a_network_on_several_hosts(lab: Lab) -> None:
         assert set(lab.addresses()) == left
 
 
+def test_the_last_host_frees_what_another_has_reserved(lab: Lab) -> None:
+    """The network was made on host-b, which has removed it: its gateway goes with our copy of it."""
+    from calico_plugin.ipam.allocator import Allocator
+
+    attributes = {"node": "host-b", "type": "dockerGateway"}
+    other = Allocator(lab.kv, lambda text, labels: True)
+    fill(lab.kv, (NODE, "host-b"))
+    handle = "docker-gateway-10.77.34.1"
+    other.assign("10.77.34.1", "host-b", deadline=Deadline(5), handle=handle, attributes=attributes)
+    pool, data = f"calico:{POOL}", {"AddressSpace": SPACE, "Pool": POOL, "Gateway": "10.77.34.1/16"}
+    options = {"RequestAddressType": "com.docker.network.gateway"}
+    lab.driver.ok("IpamDriver.RequestAddress", PoolID=pool, Address="10.77.34.1", Options=options)
+    lab.driver.ok("NetworkDriver.CreateNetwork", **create_network(NET, IPv4Data=[data]))
+    lab.driver.ok("IpamDriver.ReleaseAddress", PoolID=pool, Address="10.77.34.1")
+    lab.driver.ok("NetworkDriver.DeleteNetwork", NetworkID=NET)
+    assert "10.77.34.1" not in lab.addresses()
+
+
 def test_dockers_endless_questions_end(lab: Lab) -> None:
     """A release that finds the automatic IPv6 pool in use asks 2000 times a second: it gets an error, others are not
     hurt.
