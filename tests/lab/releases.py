@@ -11,6 +11,7 @@ from pathlib import Path
 
 from tests.lab.machine import Machine, Process, marked
 from tests.lab.spec import BOOKWORM, DockerRelease
+from tests.lab.wait import wait_for
 
 CACHE = Path("/var/cache/calico-lab")
 PACKAGES = {
@@ -24,6 +25,7 @@ SCRIPT = "/usr/share/debootstrap/scripts/sid"
 TRIXIE = DockerRelease("26.1", root=CACHE / "trixie")
 FORKY = DockerRelease("28.5", root=CACHE / "forky")
 ENGINE = Path(__file__).with_name("engine.sh")
+PLACE = "/run/engine.pid"
 # The client that belongs to the daemon, in the daemon's own root.
 CLIENT = """#!/bin/sh
 exec nsenter -t "$(cat /run/docker.pid)" -m -- docker "$@"
@@ -58,7 +60,15 @@ def command(machine: Machine, release: DockerRelease) -> list[str]:
     script = 'test -e /run/docker-client || { cat >/run/docker-client; chmod 755 /run/docker-client; ' \
              'mount --bind /run/docker-client /usr/bin/docker; }'
     machine.run("/bin/sh", "-c", script, stdin=CLIENT.encode())
-    return ["unshare", "--mount", "--propagation", "private", "/bin/sh", str(ENGINE), str(release.root), "dockerd"]
+
+    def there() -> bool:
+        return machine.run("test", "-e", PLACE, check=False).returncode == 0
+
+    if not there():
+        machine.spawn("engine.log", "unshare", "--mount", "--propagation", "private", "/bin/sh", str(ENGINE),
+                      str(release.root))
+        wait_for("the engine's place", there, 20)
+    return ["/bin/sh", "-c", f'exec nsenter -t "$(cat {PLACE})" -m -- dockerd "$@"', "dockerd"]
 
 
 def process(machine: Machine, release: DockerRelease) -> Process | None:

@@ -67,11 +67,11 @@ class Docker:
         """Which one it is."""
         return self.spec.release_of(self.machine.name)
 
-    def start(self) -> None:
+    def start(self, seconds: float = 90) -> None:
         """Start dockerd as its unit file would, and wait until it answers."""
         self.machine.run("rm", "-f", "/run/docker.pid")  # a killed one leaves it behind; its number may be in use again
         self.machine.spawn("dockerd.log", *releases.command(self.machine, self.release), *self.options())
-        wait_for(f"dockerd on {self.machine.name}", self.answers, 90, 0.2)
+        wait_for(f"dockerd on {self.machine.name}", self.answers, seconds, 0.2)
 
     def options(self) -> list[str]:
         """Its command line after the name."""

@@ -61,10 +61,10 @@ def tidy(lab: Lab) -> Iterator[list[str]]:
     wait_for("no network left", lambda: not any(networks(lab, host) for host in lab.hosts), 30, 0.2)
     wait_for("no record left", lambda: not lab.etcd.keys(SHARED), 20, 0.3)
     wait_for("nothing left", lambda: leaks.none(lab), 40, 0.3)
-    left = leaks.handles(lab)
+    # Where two hosts remove a network at the same moment, the driver's janitor does the rest: a minute, it promises.
+    wait_for("no address of a network", lambda: not leaks.handles(lab), 100, 0.5)
     for name in pools:
         lab.node("host1").ctl("delete", "ippool", name)
-    assert not left, "addresses of networks are left over"
 
 
 @pytest.fixture

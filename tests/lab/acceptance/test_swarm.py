@@ -8,21 +8,23 @@ import pytest
 
 from tests.lab import lab as labs
 from tests.lab import plugins, rootfs, state
-from tests.lab.acceptance.dockers import mixed
+from tests.lab.acceptance.dockers import mixed, refused
 from tests.lab.conftest import wait_established
 from tests.lab.connectivity import Container
 from tests.lab.lab import Lab
+from tests.lab.releases import RELEASES
 from tests.lab.spec import LabSpec
 from tests.lab.wait import wait_for
 
 pytestmark = [pytest.mark.long, pytest.mark.timeout(600)]
+DOCKERS = ("20.10", "26.1", "28.5")
 TAGGED = "calico:latest"
 SHARED = "/var/lib/docker/plugin-build"  # where the machine and the engine's own root meet
 WORDS = ("--endpoint-mode", "dnsrr", "--mode", "global", "--network", "swnet", "--name", "web", "-d", "busybox",
          "sleep", "100000")
 
 
-@pytest.fixture(scope="module", params=["20.10", "26.1", "28.5"])
+@pytest.fixture(scope="module", params=DOCKERS)
 def lab(request: pytest.FixtureRequest) -> Iterator[Lab]:
     """A swarm of two hosts, the plugin on both."""
     rootfs.built()
@@ -43,9 +45,12 @@ def lab(request: pytest.FixtureRequest) -> Iterator[Lab]:
 
 
 @pytest.fixture(autouse=True)
-def tidy(lab: Lab) -> Iterator[None]:
+def tidy(request: pytest.FixtureRequest) -> Iterator[None]:
     """After each test there is no service, and no network but the swarm's own."""
+    lab: Lab | None = request.getfixturevalue("lab") if "lab" in request.fixturenames else None
     yield
+    if lab is None:
+        return
     lab["host1"].shell("docker service rm web; docker network rm swnet", check=False)
     for host in lab.hosts:
         wait_for("no task", lambda: not tasks(lab, host), 40, 0.5)
@@ -118,7 +123,17 @@ def test_p42_disabled_plugin(lab):
     wait_for("a task on host2", lambda: len(tasks(lab, "host2")) == 1, 60, 0.5)
 
 
-def test_p42_plain_name(lab):
-    """The plain name is that of sockets, which swarm does not take: it says so."""
-    answer = lab["host1"].run("docker", "network", "create", "-d", "calico", "--scope", "swarm", "swplain", check=False)
-    assert answer.returncode != 0 and ("legacy plugin" in answer.stdout or "swarm" in answer.stdout), answer.stdout
+@pytest.mark.parametrize("label", DOCKERS)
+def test_p42_host_form(label):
+    """Swarm takes no driver that is a socket of the host's, and Docker says so."""
+    own = state.claim_free("pytest-lonely")
+    made = labs.up(LabSpec(own.name, hosts=1, cluster_store=False, release=RELEASES[label]))
+    try:
+        made.node("host1").run()
+        host = made["host1"]
+        host.run("docker", "swarm", "init", "--advertise-addr", str(made.spec.address("host1").ip))
+        said = refused(made, "host1", "docker", "network", "create", "-d", "calico", "--scope", "swarm", "swlegacy")
+        assert "legacy plugin" in said and "not supported in swarm mode" in said, said
+    finally:
+        state.clear(own.name, keep_logs=False)
+        own.release()
