@@ -287,7 +287,7 @@ class Loop:
             self._routing_dirty = self._routing_dirty or update.key[0] == self._node
             return
         kind = update.key.kind
-        self._metrics.updates.labels(kind).inc()
+        self._metrics.update_of(kind).inc()
         self._policy.on_update(update.key, update.old, update.new)
         if kind == "WorkloadEndpoint":
             self._endpoints.on_resource(update.key, update.new)

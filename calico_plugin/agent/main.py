@@ -317,7 +317,7 @@ def _bird(settings: Settings, metrics: Metrics) -> BirdWorker | None:
 def _servers(settings: Settings, metrics: Metrics, health: Health) -> tuple[Server, ...]:
     servers = []
     if settings.metrics_enabled:
-        servers.append(Server(settings.metrics_host, settings.metrics_port, metrics_pages(metrics.registry)))
+        servers.append(Server(settings.metrics_host, settings.metrics_port, metrics_pages(metrics.page)))
     if settings.health_enabled:
         servers.append(Server(settings.health_host, settings.health_port, health_pages(health)))
     return tuple(servers)

@@ -1,11 +1,12 @@
 """All metrics of the agent in one list, with Felix's names where the original has the thing (node-and-cli 5.2).
 
-What is ours alone begins with `calico_`. The Python client would append `_total` to counters; dashboards made for
-Felix know the names without it, so counters are plain values that only grow. Its summaries have `_sum` and `_count`,
-but no quantiles.
+What is ours alone begins with `calico_`. The Python client would append `_total` to the names of counters; dashboards
+made for Felix know them without it. So counters are gauges that only grow, and `page` says that they are counters.
 """
 
 from __future__ import annotations
+
+import re
 
 from prometheus_client import (
     CollectorRegistry,
@@ -13,9 +14,11 @@ from prometheus_client import (
     GCCollector,
     PlatformCollector,
     ProcessCollector,
-    Summary,
     disable_created_metrics,
+    generate_latest,
 )
+
+from calico_plugin.observe.quantiles import Quantiles
 
 RESYNC_WAITING, RESYNC_RUNNING, RESYNC_IN_SYNC = 1, 2, 3
 
@@ -26,14 +29,19 @@ class Metrics:
     def __init__(self, node: str) -> None:
         disable_created_metrics()
         self.registry = registry = CollectorRegistry()
+        self._counters: set[str] = set()
         for collector in (ProcessCollector, PlatformCollector, GCCollector):
             collector(registry=registry)
 
         def gauge(name: str, what: str, *labels: str) -> Gauge:
             return Gauge(name, what, labels, registry=registry)
 
-        def summary(name: str, what: str) -> Summary:
-            return Summary(name, what, registry=registry)
+        def counter(name: str, what: str, *labels: str) -> Gauge:
+            self._counters.add(name)
+            return gauge(name, what, *labels)
+
+        def summary(name: str, what: str) -> Quantiles:
+            return Quantiles(name, what, registry=registry)
 
         self.host = gauge("felix_host", "1; joins the host's name to other series", "host")
         self.host.labels(node).set(1)
@@ -46,11 +54,11 @@ class Metrics:
         self.cluster_tiers = gauge("felix_cluster_num_tiers", "Tiers in the cluster")
         self.resync_state = gauge("felix_resync_state", "1 waiting for the datastore, 2 resyncing, 3 in sync")
         self.resync_state.set(RESYNC_WAITING)
-        self.resyncs_started = gauge("felix_resyncs_started", "Full listings of the datastore")
-        self.updates = gauge("felix_calc_graph_updates_processed", "Datastore updates that were consumed", "type")
+        self.resyncs_started = counter("felix_resyncs_started", "Full listings of the datastore")
+        self.updates = counter("felix_calc_graph_updates_processed", "Datastore updates that were consumed", "type")
         self.update_seconds = summary("felix_calc_graph_update_time_seconds", "Time to take in a batch of updates")
         self.apply_seconds = summary("felix_int_dataplane_apply_time_seconds", "Time of a pass over the dataplane")
-        self.apply_failures = gauge("felix_int_dataplane_failures", "Passes that failed in part and will be retried")
+        self.apply_failures = counter("felix_int_dataplane_failures", "Passes that failed in part and will be retried")
         self.batch_size = summary("felix_int_dataplane_msg_batch_size", "Messages in a pass")
         self.interface_batch_size = summary("felix_int_dataplane_iface_msg_batch_size", "Link events in a pass")
         self.initial_resync_seconds = gauge(
@@ -58,21 +66,21 @@ class Metrics:
         )
         self.routes = gauge("felix_route_table_num_routes", "Routes of ours", "table")
         self.interfaces = gauge("felix_route_table_num_ifaces", "Links of ours", "table")
-        self.nft_calls = gauge("felix_nft_calls", "Transactions given to nftables")
-        self.nft_errors = gauge("felix_nft_errors", "Transactions that nftables refused")
+        self.nft_calls = counter("felix_nft_calls", "Transactions given to nftables")
+        self.nft_errors = counter("felix_nft_errors", "Transactions that nftables refused")
         self.nft_chains = gauge("felix_nft_chains", "Chains in our table")
         self.nft_rules = gauge("felix_nft_rules", "Rules in our table")
         self.nft_sets = gauge("felix_nft_sets", "Sets in our table")
         self.conntrack_seconds = summary(
             "felix_route_table_conntrack_wait_seconds", "Time to forget the connections of released addresses"
         )
-        self.connections_cut = gauge("calico_connections_cut", "Connections that a change of policy forbade")
+        self.connections_cut = counter("calico_connections_cut", "Connections that a change of policy forbade")
         self.policy_not_understood = gauge(
             "calico_policy_not_understood", "Resources that the policy engine does not understand; they fail closed"
         )
         self.policy_problems = gauge("calico_policy_problem", "1 for each resource that is not understood", "resource")
-        self.bird_renders = gauge("calico_bird_renders", "Configurations of BIRD that were rendered")
-        self.bird_failures = gauge("calico_bird_failures", "Configurations that BIRD refused or that could not be made")
+        self.bird_renders = counter("calico_bird_renders", "Configurations of BIRD that were rendered")
+        self.bird_failures = counter("calico_bird_failures", "Configurations that BIRD refused or none could make")
         self.bird_problems = gauge("calico_bird_problems", "Resources left out of BIRD's configuration")
         self.bird_loaded = gauge("calico_bird_last_load_timestamp_seconds", "When BIRD last took a configuration")
         self.bird_left_out = gauge("calico_bird_left_out", "1 for each thing left out of BIRD's configuration", "what")
@@ -85,8 +93,27 @@ class Metrics:
         self.invalid = gauge("calico_datastore_invalid_values", "Stored values that do not parse and count as absent")
         self.labels_awaited = gauge("calico_labels_awaited", "Endpoints that wait for Docker to tell their labels")
         self.names_known = gauge("calico_names_endpoints", "Endpoints of the cluster whose names are known")
-        self.names_answered = gauge("calico_names_answered", "DNS queries for names of containers that were answered")
-        self.names_passed = gauge("calico_names_passed", "DNS queries that looked like one and were passed on")
+        self.names_answered = counter("calico_names_answered", "DNS queries for names of containers that were answered")
+        self.names_passed = counter("calico_names_passed", "DNS queries that looked like one and were passed on")
         self.docker_connected = gauge("calico_docker_connected", "1 while Docker's event stream is open")
-        self.forward_repairs = gauge("calico_forward_repairs", "Accept rules that had to be put back into iptables")
-        self.swept = gauge("calico_swept", "Leftovers that were removed", "kind")
+        self.forward_repairs = counter("calico_forward_repairs", "Accept rules that had to be put back into iptables")
+        self.swept = counter("calico_swept", "Leftovers that were removed", "kind")
+
+    def page(self) -> bytes:
+        """In Prometheus's text form."""
+        return _TYPE.sub(self._type_line, generate_latest(self.registry))
+
+    def update_of(self, kind: str) -> Gauge:
+        """Counts an update of a resource, by Felix's word for it."""
+        return self.updates.labels(_UPDATES.get(kind, "ResourceKey"))
+
+    def _type_line(self, found: re.Match[bytes]) -> bytes:
+        return b"# TYPE %s counter" % found[1] if found[1].decode() in self._counters else found[0]
+
+
+_TYPE = re.compile(rb"^# TYPE (\S+) gauge$", re.MULTILINE)
+_UPDATES = {
+    "WorkloadEndpoint": "WorkloadEndpointKey", "HostEndpoint": "HostEndpointKey", "GlobalNetworkPolicy": "PolicyKey",
+    "NetworkPolicy": "PolicyKey", "Profile": "ProfileRulesKey", "Tier": "TierKey", "IPPool": "IPPoolKey",
+    "GlobalNetworkSet": "NetworkSetKey", "NetworkSet": "NetworkSetKey", "FelixConfiguration": "GlobalConfigKey",
+}

@@ -10,7 +10,6 @@ import threading
 from typing import Callable, Mapping
 
 import structlog
-from prometheus_client import CollectorRegistry, generate_latest
 
 from calico_plugin.observe.health import Answer, Health
 
@@ -22,8 +21,8 @@ _TURN_SECONDS = 0.5
 Page = Callable[[], tuple[int, bytes]]
 
 
-def metrics_pages(registry: CollectorRegistry) -> dict[str, Page]:
-    return {"/metrics": lambda: (200, generate_latest(registry))}
+def metrics_pages(page: Callable[[], bytes]) -> dict[str, Page]:
+    return {"/metrics": lambda: (200, page())}
 
 
 def health_pages(health: Health) -> dict[str, Page]:

@@ -7,8 +7,6 @@ import re
 from pathlib import Path
 from typing import Any, Iterator
 
-from prometheus_client import generate_latest
-
 from calico_plugin.observe.metrics import Metrics
 
 DASHBOARD = Path(__file__).parents[3] / "deploy" / "grafana" / "calico.json"
@@ -38,11 +36,13 @@ def expressions() -> Iterator[str]:
 
 
 def served() -> set[str]:
-    """Names of all series, also of those that have no value yet; summaries have two."""
-    text = generate_latest(Metrics("h1").registry).decode()
-    kinds = dict(re.findall(r"^# TYPE (\S+) (\S+)$", text, re.MULTILINE))
-    summaries = {name + end for name, kind in kinds.items() if kind == "summary" for end in ("_sum", "_count")}
-    return {name for name, kind in kinds.items() if kind != "summary"} | summaries
+    """Names of all series, also of those that have no value yet; summaries have two more."""
+    summaries = {name + end for name, kind in kinds().items() if kind == "summary" for end in ("_sum", "_count")}
+    return kinds().keys() | summaries
+
+
+def kinds() -> dict[str, str]:
+    return dict(re.findall(r"^# TYPE (\S+) (\S+)$", Metrics("h1").page().decode(), re.MULTILINE))
 
 
 def test_every_metric_is_served() -> None:
@@ -50,6 +50,14 @@ def test_every_metric_is_served() -> None:
     used = {name for expression in expressions() for name in _METRIC.findall(expression)}
     assert used - served() == set()
     assert ALERTS <= used
+
+
+def test_rates_are_taken_of_what_only_grows() -> None:
+    """A rate of a gauge would be nonsense, and a counter without a rate says nothing."""
+    grows = {name for name, kind in kinds().items() if kind == "counter"}
+    for expression in expressions():
+        rated = set(re.findall(r"(?:rate|increase)\(([a-z0-9_]+)", expression))
+        assert {name for name in rated if name in kinds()} <= grows, expression
 
 
 def test_labels_are_those_of_the_metric() -> None:

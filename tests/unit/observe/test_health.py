@@ -75,7 +75,7 @@ class TestServer:
         ports = free_port(), free_port()
         servers = [
             Server("127.0.0.1", ports[0], health_pages(health)).start(),
-            Server("127.0.0.1", ports[1], metrics_pages(metrics.registry)).start(),
+            Server("127.0.0.1", ports[1], metrics_pages(metrics.page)).start(),
         ]
         assert get(ports[0], "/readiness")[0] == 503
         health.report("loop")
