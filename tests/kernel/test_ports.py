@@ -520,37 +520,51 @@ def test_client_that_sends_before_the_port_is_published(site: Site) -> None:
         assert answered()
 
 
-def test_sctp_and_other_protocols() -> None:
-    """The rules by hand-made packets: SCTP is led to the container with the client's address; what is not published or
-    not for the host is left alone.
+@pytest.fixture(scope="module")
+def router() -> Iterator[Router]:
+    with Router("cports", {"calipub": ("10.65.0.60", "fd65::60")}) as made:
+        yield made
+
+
+@pytest.fixture
+def rules(router: Router) -> Iterator[Rules]:
+    """The table alone, and hand-made packets."""
+    made = Rules(router)
+    yield made
+    made.table.close()
+    router.run("nft", "delete", "table", "inet", "calico")
+    router.forget_connections()
+
+
+def publishing(*ports: dict[str, Any]) -> dict[str, Any]:
+    both = ["10.65.0.60/32", "fd65::60/128"]
+    return written("pub", "10.65.0.60", {}, profiles=[], ipNetworks=both, ports=list(ports))
+
+
+def test_sctp_and_other_protocols(router: Router, rules: Rules) -> None:
+    """SCTP is led to the container, the client's address kept; what is not published or not for the host is left alone.
     """
-    ports = [{"protocol": protocol, "port": 80, "hostPort": 8080} for protocol in ("SCTP", "TCP")]
-    with Router("cports", {"calipub": ("10.65.0.60", "fd65::60")}) as router:
-        rules = Rules(router)
-        both = ["10.65.0.60/32", "fd65::60/128"]
-        rules.set(written("pub", "10.65.0.60", {}, profiles=[], ipNetworks=both, ports=ports))
-        for client, host in (("203.0.113.7", HOST[4]), ("2001:db8::7", HOST[6])):
-            for protocol in (SCTP, TCP):
-                assert router.where(Packet(client, host, protocol, dport=8080)) == {"calipub"}
-            assert "calipub" not in router.where(Packet(client, host, UDP, dport=8080))
-            assert "calipub" not in router.where(Packet(client, host, SCTP, dport=8081))
-        assert router.where(Packet("203.0.113.7", "10.65.0.60", TCP, dport=80)) == set()
-        rules.set(written("pub", "10.65.0.60", {}, profiles=[]))
-        assert "published" not in router.run("nft", "list", "table", "inet", "calico")
+    rules.set(publishing(*({"protocol": protocol, "port": 80, "hostPort": 8080} for protocol in ("SCTP", "TCP"))))
+    for client, host in (("203.0.113.7", HOST[4]), ("2001:db8::7", HOST[6])):
+        for protocol in (SCTP, TCP):
+            assert router.where(Packet(client, host, protocol, dport=8080)) == {"calipub"}
+        assert "calipub" not in router.where(Packet(client, host, UDP, dport=8080))
+        assert "calipub" not in router.where(Packet(client, host, SCTP, dport=8081))
+    assert router.where(Packet("203.0.113.7", "10.65.0.60", TCP, dport=80)) == set()
+    rules.set(publishing())
+    assert "published" not in router.run("nft", "list", "table", "inet", "calico")
 
 
-def test_policy_before_translation_sees_the_host_s_port() -> None:
+def test_policy_before_translation_sees_the_host_s_port(router: Router, rules: Rules) -> None:
     """preDNAT policy of a host endpoint: by the port that the client asks for."""
     deny = {"action": "Deny", "protocol": "TCP", "source": {"nets": ["203.0.113.9/32"]},
             "destination": {"ports": [8080]}}
-    ports = [{"protocol": "TCP", "port": 80, "hostPort": host_port} for host_port in (8080, 8081)]
-    with Router("cports", {"calipub": ("10.65.0.60",)}) as router:
-        rules = Rules(router)
-        rules.set(written("pub", "10.65.0.60", {}, profiles=[], ports=ports), host_endpoint(), on_host(
-            "n", preDNAT=True, applyOnForward=True, ingress=[deny, {"action": "Allow"}]))
-        for client, port, expected in (("203.0.113.9", 8080, set()), ("203.0.113.9", 8081, {"calipub"}),
-                                       ("203.0.113.7", 8080, {"calipub"})):
-            assert router.where(Packet(client, HOST[4], TCP, dport=port)) == expected
+    rules.set(
+        publishing(*({"protocol": "TCP", "port": 80, "hostPort": port} for port in (8080, 8081))), host_endpoint(),
+        on_host("n", preDNAT=True, applyOnForward=True, ingress=[deny, {"action": "Allow"}]))
+    for client, port, expected in (("203.0.113.9", 8080, set()), ("203.0.113.9", 8081, {"calipub"}),
+                                   ("203.0.113.7", 8080, {"calipub"})):
+        assert router.where(Packet(client, HOST[4], TCP, dport=port)) == expected
 
 
 def test_stored_in_calico_s_own_form(site: Site) -> None:
