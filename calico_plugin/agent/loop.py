@@ -18,6 +18,7 @@ from typing import Any, Callable, Iterable, Mapping, Protocol, Sequence
 import structlog
 
 from calico_plugin.agent import labels
+from calico_plugin.agent import heap
 from calico_plugin.agent.bird import KINDS as BIRD_KINDS
 from calico_plugin.agent.endpoints import Endpoints, LocalEndpoint, Published
 from calico_plugin.agent.host_interfaces import HostInterfaces
@@ -221,6 +222,8 @@ class Loop:
         if self._in_sync and self._has_work():
             with self._metrics.apply_seconds.time():
                 self._apply(report)
+            if heap.fills():
+                heap.filled()
             self._tell(report, started)
 
     def _has_work(self) -> bool:
@@ -247,6 +250,8 @@ class Loop:
                 self._failed = self._failed or message.failed
 
     def _on_datastore(self, event: Listed | Changes, report: CycleReport) -> None:
+        if isinstance(event, Listed) and not self._in_sync:
+            heap.fill()
         with self._metrics.update_seconds.time():
             updates = self._view.listed(event) if isinstance(event, Listed) else self._view.changed(event)
             for update in updates:

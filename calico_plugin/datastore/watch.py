@@ -82,6 +82,7 @@ class Watch:
                         return
                     starts = dict.fromkeys(self._prefixes, listed.revision + 1)
                     yield listed
+                    del listed  # the whole content of etcd, which nobody needs any more
                 for changes in self._follow(starts):
                     # Only a stream that has come into force ends a row of failures.
                     failures = 0

@@ -30,12 +30,12 @@ class LabelIndex(Generic[S, I]):
         self._places: dict[Place, dict[S, None]] = defaultdict(dict)
         self._items: dict[I, Labels] = {}
         self._holders: dict[Place, dict[I, None]] = defaultdict(dict)
-        self._by_item: dict[I, dict[S, None]] = {}
         self._by_selector: dict[S, dict[I, None]] = {}
 
-    def selectors_of(self, item: I) -> Iterable[S]:
-        """Selectors that match the item now."""
-        return self._by_item.get(item, {}).keys()
+    def selectors_of(self, item: I) -> list[S]:
+        """Selectors that match the item now, of those that are filed where it is: to keep them takes much memory."""
+        places = map(self._places.get, _item_places(self._items.get(item, {})))
+        return [key for keys in places if keys for key in keys if item in self._by_selector[key]]
 
     def items_of(self, key: S) -> Iterable[I]:
         """Items that the selector matches now."""
@@ -46,26 +46,24 @@ class LabelIndex(Generic[S, I]):
 
     def set_item(self, item: I, labels: Labels) -> None:
         old = self._items.get(item)
-        if old is None:
-            self._by_item[item] = {}
-            changed: frozenset[str] | None = None
-        else:
+        changed: frozenset[str] | None = None
+        if old is not None:
             changed = frozenset(name for name in old.keys() | labels.keys() if old.get(name) != labels.get(name))
             if not changed:
                 return
+        matched = self.selectors_of(item)
         self._refile(item, old or {}, labels)
         self._items[item] = labels
-        for key in self._affected(item, labels, changed):
+        for key in self._affected(matched, labels, changed):
             self._judge(key, item, self._selectors[key].match(labels))
 
     def remove_item(self, item: I) -> None:
-        labels = self._items.pop(item, None)
-        if labels is None:
+        if item not in self._items:
             return
-        self._refile(item, labels, {})
-        for key in tuple(self._by_item[item]):
+        matched = self.selectors_of(item)
+        self._refile(item, self._items.pop(item), {})
+        for key in matched:
             self._judge(key, item, False)
-        del self._by_item[item]
 
     def set_selector(self, key: S, node: Node) -> None:
         old = self._selectors.get(key)
@@ -98,11 +96,9 @@ class LabelIndex(Generic[S, I]):
             return
         if matches:
             matched[item] = None
-            self._by_item[item][key] = None
             self._started(key, item)
         else:
             del matched[item]
-            del self._by_item[item][key]
             self._stopped(key, item)
 
     def _refile(self, item: I, old: Labels, new: Labels) -> None:
@@ -131,9 +127,9 @@ class LabelIndex(Generic[S, I]):
             if not self._places[place]:
                 del self._places[place]
 
-    def _affected(self, item: I, labels: Labels, changed: frozenset[str] | None) -> list[S]:
-        """Selectors whose answer for the item may have changed."""
-        keys = dict.fromkeys(self._by_item[item])
+    def _affected(self, matched: Iterable[S], labels: Labels, changed: frozenset[str] | None) -> list[S]:
+        """Selectors whose answer for an item may have changed that had those that matched."""
+        keys = dict.fromkeys(matched)
         for place in _item_places(labels):
             keys.update(self._places.get(place, {}))
         if changed is None:

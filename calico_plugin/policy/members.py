@@ -6,6 +6,7 @@ counted, so that one leaving does not take the other's address away (policy 2.6,
 
 from __future__ import annotations
 
+import re
 from collections import defaultdict
 from dataclasses import dataclass
 from functools import lru_cache
@@ -19,6 +20,8 @@ from calico_plugin.policy.index import LabelIndex
 from calico_plugin.policy.rules import FAMILIES, Network, SetSpec, User, disjoint, member
 from calico_plugin.policy.selector import Labels
 
+_OCTET = "(?:25[0-5]|2[0-4][0-9]|1[0-9][0-9]|[1-9]?[0-9])"
+_PLAIN = re.compile(rf"({_OCTET}(?:\.{_OCTET}){{3}})(?:/32)?")
 _HALVES = {"0.0.0.0/0": ("0.0.0.0/1", "128.0.0.0/1"), "::/0": ("::/1", "8000::/1")}
 
 
@@ -51,10 +54,19 @@ def contribution(cidrs: Iterable[str], ports: tuple[tuple[str, int, int], ...] =
     """Raises ValueError for what is no CIDR. The whole address space is written as two halves, as nft wants it."""
     found: dict[int, dict[str, None]] = {4: {}, 6: {}}
     for cidr in cidrs:
+        if (address := _single(cidr)) is not None:
+            found[4][address] = None
+            continue
         net = read_network(cidr)
         text = member(net)
         found[net.version].update(dict.fromkeys(_HALVES.get(text, (text,))))
     return Contribution({family: tuple(texts) for family, texts in found.items()}, ports)
+
+
+def _single(cidr: str) -> str | None:
+    """The address of a plain one of IPv4, as nearly all are: much faster than to read it as a network."""
+    found = _PLAIN.fullmatch(cidr)
+    return found[1] if found else None
 
 
 class _Counted:
