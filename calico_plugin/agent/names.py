@@ -24,7 +24,8 @@ class Names:
     def __init__(self, setting: str, docker_host: str, kv: KV, node: str, run_dir: Path, metrics: Metrics) -> None:
         self._enabled = setting != OFF
         self._responder = Responder(node, metrics, Problems(run_dir), self._enabled)
-        self._naming = Naming(docker_host, setting, Store(kv), node, self._responder.put)
+        asking = self._responder.put if self._enabled else lambda asking: None
+        self._naming = Naming(docker_host, setting, Store(kv), node, asking)
         self._watch = Watch(kv, prefixes())
 
     @property

@@ -18,7 +18,8 @@ _FAIL_OPEN = 1
 _HEADER, _VERDICT_HEADER, _IN_DEVICE, _HARDWARE_ADDRESS, _PAYLOAD = 1, 2, 5, 9, 10
 _PACKET_HEADER = struct.Struct("!IHB")
 _DROP, _ACCEPT = 0, 1
-_COPY_BYTES = 0xFFFF
+# More than any query that we answer; of a longer packet we get the beginning.
+_COPY_BYTES = 1024
 _LONGEST = 256
 _BUFFER = 1 << 20
 

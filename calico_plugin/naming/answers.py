@@ -25,6 +25,8 @@ TTL_SECONDS = 5
 _MOST: dict[int, int] = {dns.rdatatype.A: 14, dns.rdatatype.AAAA: 8, dns.rdatatype.PTR: 1}
 _VERSION: dict[int, str] = {dns.rdatatype.A: ".", dns.rdatatype.AAAA: ":"}
 _LARGEST = 1232
+# What is remembered must not grow with what anybody sends.
+_LONGEST_QUERY = 512
 
 
 class Names(Protocol):
@@ -39,6 +41,8 @@ class Names(Protocol):
 
 def answer(query: bytes, names: Names) -> bytes | None:
     """The answer to a query's bytes (those of a UDP datagram); None where there is nothing that we know."""
+    if len(query) > _LONGEST_QUERY:
+        return None
     number, rest = query[:2], query[2:]
     asked = _asked(rest)
     found = _found(*asked, names) if asked is not None else None

@@ -104,12 +104,13 @@ def altered(**changes: object) -> bytes:
 
 UPDATE = dns.message.make_query("web", "A")
 UPDATE.set_opcode(dns.opcode.NOTIFY)
+LONG = dns.message.make_query("web", "A", use_edns=0, pad=600).to_wire()
 CHAOS = dns.message.make_query("web", "A", rdclass="CH")
 
 
 @pytest.mark.parametrize(
     "query",
-    [b"", b"\0" * 11, altered(flags=dns.flags.QR), UPDATE.to_wire(), CHAOS.to_wire(), altered()[:20],
+    [b"", b"\0" * 11, LONG, altered(flags=dns.flags.QR), UPDATE.to_wire(), CHAOS.to_wire(), altered()[:20],
      altered() + b"\xff\xff", altered(question=[]), dns.message.make_query("nobody", "A").to_wire()],
 )
 def test_what_is_no_query_for_a_name_of_ours_is_not_answered(query: bytes) -> None:
