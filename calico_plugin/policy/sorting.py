@@ -6,14 +6,14 @@ protocol or the destination port to a chain with those policies that the value c
 
     run chain       single address? -> its class           address in a net? -> its class
                     protocol? -> its class                 destination port? -> its class      else back
-    class chain     (may others match by protocol or port? -> all policies of the run)
+    class chain     (may others match by protocol or port? -> those too, in order)
                     policy, policy, ... then back
 """
 
 from __future__ import annotations
 
 import hashlib
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Iterable, Iterator, Mapping, Sequence
 
 from calico_plugin.model.desired import AddressSet, Chain, Field, Match, Rule, SetType, Verdict, VerdictMap
@@ -22,6 +22,9 @@ from calico_plugin.policy.farends import FarEnds, Moved, SetOf
 from calico_plugin.policy.keys import SIDE, Keys
 from calico_plugin.policy.ranges import Places, Segments, address_range, port_range, segments
 from calico_plugin.policy.rules import FAMILIES, merge_ports
+
+
+_FEW = 32
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,10 +38,10 @@ class Sorted:
 
 @dataclass(frozen=True, slots=True)
 class _Class:
-    """Where packets go that concern the same policies; `chain` None: straight to the only one."""
+    """Where packets go that concern the same policies, straight to the only one or to the first of `chains`."""
 
     target: str
-    chain: Chain | None = None
+    chains: tuple[Chain, ...] = ()
 
 
 class Run:
@@ -51,11 +54,13 @@ class Run:
         self._keys: tuple[Keys, ...] | None = None
         self._ports, self._protocols = Segments(), dict[int, Places]()
         self._sets: dict[str, AddressSet] = {}
-        self._guards: tuple[Rule, ...] = ()
+        self._guards: tuple[Match, ...] = ()
+        self._by_port: frozenset[int] = frozenset()
         self._classes: dict[tuple[Places, bool], _Class] = {}
         self._singles = {family: VerdictMap(f"{name}-a{family}", Entries({}), SetType[f"IPV{family}"])
                          for family in FAMILIES}
         self._nets: dict[int, tuple[Segments, VerdictMap]] = {}
+        self._all = self._chain(tuple(range(len(self._policies))))
         self._done = Sorted()
 
     def update(self, keys: Sequence[Keys], set_of: SetOf) -> Sorted:
@@ -86,10 +91,8 @@ class Run:
                 protocols.setdefault(number, []).append(place)
         self._protocols = {number: tuple(places) for number, places in protocols.items()}
         self._sets = {item.name: item for item in self._guarding()}
-        # A packet that is found by its address may concern other policies by port: rare, so they are all walked.
-        self._guards = tuple(
-            Rule(Verdict.GOTO, (Match(_GUARDED[item.type], set_name=item.name),), f"{self.name}-all")
-            for item in self._sets.values())
+        self._guards = tuple(Match(_GUARDED[item.type], set_name=item.name) for item in self._sets.values())
+        self._by_port = frozenset(place for place, one in enumerate(keys) if one.ports or one.protocols)
         self._classes, self._nets = {}, {}
 
     def _guarding(self) -> Iterator[AddressSet]:
@@ -109,9 +112,7 @@ class Run:
         lines = [(verdict, one) for verdict, one in self._maps() if one.elements]
         rules = tuple(Rule(verdict, target=one.name) for verdict, one in lines)
         chains = [Chain(self.name, rules, sorts=self._policies)]
-        if self._guards and any(ends.places or ends.segments.firsts for ends in self._ends.values()):
-            chains.append(Chain(f"{self.name}-all", _walk(self._policies), sorts=self._policies))
-        chains += [one.chain for one in self._classes.values() if one.chain is not None]
+        chains += [chain for one in self._classes.values() for chain in one.chains]
         return Sorted({chain.name: chain for chain in chains}, {one.name: one for _, one in lines}, self._sets)
 
     def _moved(self, old: VerdictMap, addresses: Moved) -> VerdictMap:
@@ -133,13 +134,23 @@ class Run:
             yield places, False
 
     def _class(self, places: Places, guarded: bool) -> _Class:
+        if not guarded and len(places) == 1:
+            return _Class(self._policies[places[0]])
+        chain = self._chain(places, "guarded" if guarded else "")
+        if not guarded:
+            return _Class(chain.name, (chain,))
+        # A packet that was found by its address may concern other policies by its port: those that name any, if few.
+        few = len(self._by_port) <= _FEW
+        wide = self._chain(tuple(sorted({*places, *self._by_port}))) if few else self._all
+        guards = (Rule(Verdict.GOTO, (match,), wide.name) for match in self._guards)
+        return _Class(chain.name, (replace(chain, rules=(*guards, *chain.rules)), wide))
+
+    def _chain(self, places: Places, kind: str = "") -> Chain:
         policies = tuple(self._policies[place] for place in places)
-        if len(policies) == 1 and not guarded:
-            return _Class(policies[0])
-        digest = hashlib.blake2b("|".join((str(guarded), *policies)).encode(), digest_size=6).hexdigest()
-        guards = self._guards if guarded else ()
-        chain = Chain(f"{self.name}-{digest}", (*guards, *_walk(policies)), sorts=policies)
-        return _Class(chain.name, chain)
+        digest = hashlib.blake2b("|".join((kind, *policies)).encode(), digest_size=6).hexdigest()
+        jumps = (Rule(Verdict.JUMP, target=policy) for policy in policies[:-1])
+        rules = (*jumps, Rule(Verdict.GOTO, target=policies[-1]))
+        return Chain(f"{self.name}-{digest}", rules, sorts=policies)
 
     def _maps(self) -> Iterator[tuple[Verdict, VerdictMap]]:
         """In the order in which they are asked. Protocols that are listed have no ports: no packet has both."""
@@ -164,8 +175,3 @@ class Run:
 
 
 _GUARDED = {SetType.PROTOCOL: Field.PROTOCOL, SetType.SERVICE: Field.DESTINATION_PORT}
-
-
-def _walk(policies: Sequence[str]) -> tuple[Rule, ...]:
-    jumps = (Rule(Verdict.JUMP, target=policy) for policy in policies[:-1])
-    return (*jumps, Rule(Verdict.GOTO, target=policies[-1]))
