@@ -9,6 +9,7 @@ from typing import Any, Callable, Iterable, Sequence
 from calico_plugin.cli.output import table
 from calico_plugin.errors import InvalidInput
 from calico_plugin.model.problem import did_you_mean
+from calico_plugin.model.published import published
 from calico_plugin.model.resources import KINDS
 from calico_plugin.model.resources.bgp import BGPPeerSpec
 
@@ -128,6 +129,7 @@ _ENDPOINT: dict[str, Cell] = {
     "IPV4GATEWAY": lambda item, facts: item.spec.ipv4_gateway,
     "IPV6GATEWAY": lambda item, facts: item.spec.ipv6_gateway,
     "MAC": lambda item, facts: item.spec.mac,
+    "PORTS": lambda item, facts: _list(one.line for one in published(item.spec)),
 }
 _BGP_CONFIGURATION: dict[str, Cell] = {
     "LOGSEVERITY": lambda item, facts: item.spec.log_severity_screen or "-",

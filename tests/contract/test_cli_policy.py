@@ -180,6 +180,8 @@ def test_explain_of_published_ports(cluster: Cli, kv: EtcdKV) -> None:
     assert found["notes"][1:] == ["0.0.0.0:13432/tcp of node h2 is published: ask for 10.65.1.1 port 5432"]
     status, out, _ = cluster(f"policy list --for {WEB[:8]}")
     assert status == 0 and "PublishedPorts" in out
+    status, out, _ = cluster("get workloadendpoints -a -o custom-columns=NODE,PORTS")
+    assert status == 0 and "0.0.0.0:8080/tcp -> 10.65.0.1:80" in out
 
 
 def test_explain_in_words(cluster: Cli) -> None:
