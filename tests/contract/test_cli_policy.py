@@ -303,6 +303,36 @@ def test_list_is_in_order_of_evaluation(cluster: Cli) -> None:
     assert status == 0 and "tier default, GlobalNetworkPolicy database" in out
 
 
+MANY = """\
+apiVersion: projectcalico.org/v3
+kind: GlobalNetworkPolicy
+metadata: {{name: many-{number:02}}}
+spec:
+  selector: role == 'db'
+  order: 1
+  ingress:
+  - {{action: Deny, source: {{nets: [10.{number}.0.0/16]}}}}
+  - {{action: {action}, protocol: TCP, source: {{selector: role == 'web'}}, destination: {{ports: [{port}]}}}}
+---
+"""
+
+
+def test_many_policies_of_one_container(cluster: Cli) -> None:
+    """Found by maps in the kernel: listed in order, explained and simulated as any others."""
+    crowd = "".join(MANY.format(number=number, action="Allow", port=7000 + number) for number in range(40))
+    assert cluster("apply -q -f -", crowd)[0] == 0
+    found = json.loads(cluster(f"policy list --for {DB[:8]} -o json")[1])["ingress"]
+    listed = [(one["name"], one["rule"]) for one in found if one["name"].startswith("many-")]
+    assert listed == [(f"many-{number:02}", rule) for number in range(40) for rule in (0, 1)]
+    status, document = explained(cluster, f"{WEB[:8]} {DB[:8]} tcp 7033")
+    assert status == 0 and document["ends"][1]["decidedBy"]["name"] == "many-33"
+    status, document = explained(cluster, f"10.33.0.1 {DB[:8]} tcp 80")
+    assert status == 1 and document["ends"][0]["decidedBy"]["name"] == "many-33"
+    changed = simulated(cluster, "-f -", MANY.format(number=5, action="Deny", port=7005))["changed"]
+    assert [(one["what"], one["after"]["decidedBy"]["name"]) for one in changed] == [("tcp 7005", "many-05")]
+    assert simulated(cluster, "-f -", MANY.format(number=5, action="Allow", port=7005))["changed"] == []
+
+
 def test_list_counters_only_on_the_containers_host(cluster: Cli, clean_environ: pytest.MonkeyPatch) -> None:
     """The counters are in the table of the container's own host."""
     clean_environ.setenv("NODENAME", "h1")

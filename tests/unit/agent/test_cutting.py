@@ -88,6 +88,22 @@ def test_member_that_comes_to_an_allowed_set_is_harmless_and_one_that_goes_is_no
         assert concerned(both, cluster.unset(FAR)) == set()
 
 
+def test_members_of_policies_that_are_found_by_maps_concern_as_few() -> None:
+    """How packets are sorted to policies is no change of what the policies say."""
+    others = (policy(f"n{number}", order=number, selector="app=='web'", ingress=[
+        {"action": "Deny", "source": {"selector": f"app=='other{number}'"}}]) for number in range(40))
+    cluster = Cluster(WEB, API, *others, ALLOW_API)
+    alone = cluster.set()
+    assert any(chain.sorts for chain in alone.chains.values())
+    both = cluster.set(FAR)
+    assert concerned(alone, both) == set() and concerned(both, cluster.unset(FAR)) == {"10.65.9.9"}
+    denied = endpoint("far", "10.65.9.9", {"app": "other7"}, node="n2")
+    assert concerned(alone, cluster.set(denied)) == {"10.65.9.9"}
+    before = cluster.set()
+    edited = policy("n7", order=7, selector="app=='web'", ingress=[{"action": "Deny", "source": {"selector": "all()"}}])
+    assert concerned(before, cluster.set(edited)) == {"10.65.0.10"}
+
+
 def test_network_that_comes_concerns_all_that_the_rule_governs() -> None:
     """A prefix cannot be asked for in the kernel's table."""
     bad = {"kind": "GlobalNetworkSet", "metadata": {"name": "bad", "labels": {"bad": ""}},
