@@ -30,8 +30,8 @@ program writes, the original `calicoctl` reads, and the other way round.
   commands of `policy` whose 1 is an answer have 2 for errors).
 * **Errors and notes go to standard error**, results to standard output. Piped tables have fixed columns; on a terminal
   they are cut to its width.
-* **Options**: `--flag value` and `--flag=value` are the same, `-o=wide` is `-o wide`, and a long option may be cut short
-  as long as it is clear which one is meant (`--skip-em`).
+* **Options**: `--flag value` and `--flag=value` are the same, `-o=wide` is `-o wide`, and a long option may be cut
+  short as long as it is clear which one is meant (`--skip-em`).
 * **Files**: YAML or JSON, one object, a list, a `…List`, or several documents; `-f DIRECTORY` reads `*.yaml`, `*.yml`
   and `*.json`, `-f -` standard input. All objects are checked before the first is written. Manifests of Calico 1.x and
   2.x (`apiVersion: v1`) are converted, and a line on standard error says what they became.
