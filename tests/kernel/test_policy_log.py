@@ -6,16 +6,20 @@ import json
 import os
 import subprocess
 import sys
+from contextlib import closing
 from pathlib import Path
 from typing import Any, Iterator
 
 import pytest
 
+from calico_plugin.dataplane.nflog import Listener
 from calico_plugin.datastore.etcd import EtcdKV
+from calico_plugin.model.names import NFLOG_GROUP
 from calico_plugin.model.resources import FelixConfiguration, GlobalNetworkPolicy, Metadata, Rule
 from calico_plugin.model.resources.policy import PolicySpec
 from calico_plugin.observe.log import BUG_MARKER
 from tests.kernel.agent_host import NODE, AgentHost, wait_until
+from tests.kernel.packets import in_namespace
 from tests.kernel.test_agent import container, pings
 
 pytestmark = pytest.mark.root
@@ -46,16 +50,21 @@ def environ() -> dict[str, str]:
             "DOCKER_HOST": "unix:///nonexistent/docker.sock"}
 
 
+def doors(host: AgentHost) -> int:
+    """How many follow: the first makes the door and everyone else comes in by it."""
+    return host.run("cat", "/proc/net/unix").count("@calico-policy-log-")
+
+
 class Follower:
     """`calicoctl policy log --follow -o json` on the host."""
 
     def __init__(self, host: AgentHost) -> None:
-        self._file = host.base / "packets.json"
+        before = doors(host)
+        self._file = host.base / f"packets-{before}.json"
         words = host.command(*CTL, "policy", "log", "--follow", "-o", "json")
         with self._file.open("wb") as file:
             self._process = subprocess.Popen(words, stdout=file, env={**environ(), "PYTHONUNBUFFERED": "1"})
-        # The kernel tells who is bound to which group.
-        wait_until("the listener", lambda: host.run("cat", "/proc/net/netfilter/nfnetlink_log").strip(), 20)
+        wait_until("the follower", lambda: doors(host) > before, 20)
 
     def packets(self) -> list[dict[str, Any]]:
         return [json.loads(line) for line in self._file.read_text().splitlines() if line.endswith("}")]
@@ -103,9 +112,27 @@ def test_flow_log_names_who_denied(host: AgentHost) -> None:
     assert found[0]["kind"] == "Profile" and "end of tier" in found[1]["reason"]
 
 
-def test_second_listener_is_told_why_it_gets_nothing(host: AgentHost) -> None:
-    """The kernel has one listener for a group."""
-    with Follower(host):
+def test_several_follow_at_once(host: AgentHost) -> None:
+    """Each is told all; when the one ends that has the kernel's ear, another takes its place."""
+    spec = PolicySpec(selector="all()", types=("Ingress",), ingress=(Rule(action="Log"), Rule(action="Allow")))
+    host.put(GlobalNetworkPolicy(metadata=Metadata(name="watched"), spec=spec))
+    wait_until("the policy", lambda: "pi-gnp/watched" in host.table(), 5)
+    first = Follower(host)
+    with Follower(host) as second, Follower(host) as third:
+        assert pings(f"{host.netns}a", "10.65.0.2")
+        for one in (first, second, third):
+            wait_until("the packet", one.packets, 10)
+        first.__exit__()
+        wait_until("a new ear", lambda: host.run("cat", "/proc/net/netfilter/nfnetlink_log").strip(), 10)
+        assert pings(f"{host.netns}a", "10.65.0.2")
+        for one in (second, third):
+            wait_until("the second packet", lambda: len(one.packets()) == 2, 10)
+
+
+def test_stranger_that_listens_is_told_of(host: AgentHost) -> None:
+    """The kernel has one listener for a group, and another program does not share."""
+    stranger = in_namespace(host.netns, lambda: Listener(NFLOG_GROUP))
+    with closing(stranger):
         words = host.command(*CTL, "policy", "log", "--follow")
         done = subprocess.run(words, capture_output=True, text=True, env=environ(), timeout=20)
     assert done.returncode == 1 and "another program listens" in done.stderr

@@ -53,6 +53,7 @@ EXTRA: dict[str, frozenset[str]] = {
         "cli.doctor.context": "config node routing.apply",
         # Counters and logged packets of this host's table.
         "cli.policy.host": "config dataplane",
+        "cli.policy.following": "dataplane",
         "cli.doctor.probes": "config node.ready node.leftovers dataplane",
     }.items()
 }

@@ -14,7 +14,7 @@ from calico_plugin.model.desired import Ruleset
 from calico_plugin.model.names import NFLOG_GROUP
 
 if TYPE_CHECKING:
-    from calico_plugin.dataplane.nflog import Listener
+    from calico_plugin.cli.policy.following import Following
     from calico_plugin.dataplane.nflog import Logged as Logged  # noqa: F401  # for its user
 
 _DOCKER = "unix:///var/run/docker.sock"
@@ -67,12 +67,12 @@ def counters(rules: Ruleset) -> Mapping[tuple[str, str], int]:
 
 
 @contextmanager
-def logged_packets() -> Iterator[Listener]:
+def logged_packets() -> Iterator[Following]:
     """What this host's rules tell of packets. Raises DataplaneError."""
-    from calico_plugin.dataplane.nflog import Listener
+    from calico_plugin.cli.policy.following import Following
 
-    listener = Listener(NFLOG_GROUP)
+    following = Following(NFLOG_GROUP)
     try:
-        yield listener
+        yield following
     finally:
-        listener.close()
+        following.close()

@@ -49,7 +49,7 @@ def log(context: click.Context, follow: bool, count: int | None, form: str, **gi
     """Show packets that meet a rule with action Log on this host, and the rule (root).
 
     With flowLogsLocalReporter Enabled in the FelixConfiguration, also each connection that a rule allows or denies.
-    Samples: at most 50 a second for each rule. One program at a time can listen.
+    Samples: at most 50 a second for each rule. Several may follow at once.
 
     \b
     calicoctl policy log --follow
