@@ -88,6 +88,7 @@ def test_p14_subnet_range_gateway_and_auxiliary_addresses(lab, network, pool, ru
         assert taken in said, said
 
 
+@pytest.mark.long
 def test_p14_subnet_inside_a_pool(lab, network, pool, run):
     """A part of a pool needs the option, which the refusal names."""
     pool("inside", "10.77.0.0/24")
@@ -122,6 +123,7 @@ def test_p15_two_networks_of_one_subnet(lab, network, pool, run):
     assert b.pings(c.address()) and {b.address(), c.address()} <= leaks.container_addresses(lab)
 
 
+@pytest.mark.long
 def test_p16_removal(lab, network, pool, run):
     """Refused while in use; then all goes; the same name can be made anew, with other words."""
     net = network("acc_removal", "--subnet", pool("removal", "10.77.0.0/24"), "--gateway", "10.77.0.1",
