@@ -17,8 +17,7 @@ from typing import Any, Callable, Iterable, Mapping, Protocol, Sequence
 
 import structlog
 
-from calico_plugin.agent import labels
-from calico_plugin.agent import heap
+from calico_plugin.agent import heap, labels
 from calico_plugin.agent.bird import KINDS as BIRD_KINDS
 from calico_plugin.agent.endpoints import Endpoints, LocalEndpoint, Published
 from calico_plugin.agent.host_interfaces import HostInterfaces
