@@ -242,6 +242,15 @@ def test_progress_is_for_terminals_only(cli: Cli, tmp_path: Path) -> None:
     assert cli(f"delete -f {tmp_path / 'sets.yaml'}")[2] == ""
 
 
+def test_names_of_a_node_s_containers_go_with_it(cli: Cli, kv: EtcdKV) -> None:
+    """Those of a node whose name merely begins so stay."""
+    assert cli("apply -q -f -", FIXTURES["nodes"])[0] == 0
+    for node in ("dock-a", "dock-aa"):
+        kv.put(keys.endpoint_names(node, "e1"), b"{}", Deadline(5))
+    assert cli("delete node dock-a")[0] == 0
+    assert [one.key for one in kv.list(keys.ENDPOINT_NAMES, Deadline(5)).items] == [keys.endpoint_names("dock-aa", "e1")]
+
+
 def test_deleting_a_node_tells_what_went_with_it(cli: Cli) -> None:
     """At a terminal: endpoints, addresses, settings; a pipe gets the original's line alone."""
     for name in ("nodes", "weps", "bgp"):
