@@ -248,7 +248,8 @@ def test_names_of_a_node_s_containers_go_with_it(cli: Cli, kv: EtcdKV) -> None:
     for node in ("dock-a", "dock-aa"):
         kv.put(keys.endpoint_names(node, "e1"), b"{}", Deadline(5))
     assert cli("delete node dock-a")[0] == 0
-    assert [one.key for one in kv.list(keys.ENDPOINT_NAMES, Deadline(5)).items] == [keys.endpoint_names("dock-aa", "e1")]
+    left = kv.list(keys.ENDPOINT_NAMES, Deadline(5)).items
+    assert [one.key for one in left] == [keys.endpoint_names("dock-aa", "e1")]
 
 
 def test_deleting_a_node_tells_what_went_with_it(cli: Cli) -> None:
