@@ -26,6 +26,7 @@ def lab(tmp_path: Path, etcd: str, kv: EtcdKV) -> Iterator[Lab]:
         yield made
 
 
+@pytest.mark.long
 def test_endpoint_is_marked_and_its_container_starts_in_the_dark(lab: Lab) -> None:
     """While Docker starts it tells no labels: Join is answered after some seconds, if the agent lives. The agent lets
     nothing pass as long as the mark is there.
@@ -52,4 +53,5 @@ def test_endpoint_with_its_labels_is_answered_at_once(lab: Lab) -> None:
     wait_until(lambda: lab.networks()[0].name, "the network's name")
     began = time.monotonic()
     lab.start(NETWORK, pool, ONE)
+    assert lab.endpoints()[0].awaits_labels
     assert time.monotonic() - began < 2.5

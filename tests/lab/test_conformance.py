@@ -25,7 +25,7 @@ HOST1, HOST2 = "172.20.62.110", "172.20.62.105"
 FABRIC6, HOST1_6 = "fd31::1", "fd31::110"
 UNKNOWN = "10.65.0.77"
 # What each run plays; `make test-long` plays all.
-SAMPLE = (1, 4, 10, 20, 23, 27, 34, 38, 46, 50, 51, 63)
+SAMPLE = (4, 10, 20, 27, 34, 46, 50, 63)
 E, W, A = (ADDRESSES[end][0] for end in "EWA")
 
 
