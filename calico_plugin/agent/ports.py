@@ -33,13 +33,12 @@ class PublishedPorts:
         # Interface -> index of the link that has the setting; None: it is what an earlier agent has left.
         self._open: dict[str, int] | None = None
         self._written: dict[str, str] = {}
+        self._in_force: InForce | None = None
         self._doors: frozenset[Published] = frozenset()
-        self._read = False
 
     def read(self) -> None:
         """What is written there, of an earlier agent too."""
         self._files.read()
-        self._read = True
 
     def apply(
         self,
@@ -52,17 +51,24 @@ class PublishedPorts:
         `known` its link. What could not be done, in words.
         """
         problems = self._set_links({name for name, ports in in_force.items() if _has_ipv4(ports)}, known)
-        problems += self._forget(frozenset(one for ports in in_force.values() for one in ports))
+        if in_force is not self._in_force:
+            problems += self._forget(frozenset(one for ports in in_force.values() for one in ports))
         if problems:
             return problems
-        wanted = {name: endpoints[keys[name]].status for name in in_force if keys.get(name) in endpoints}
-        for name in self._written.keys() - wanted.keys():
-            self._files.unwant(self._written.pop(name))
-        for name, file in wanted.items():
-            self._written[name] = file
-            self._files.want(file, content(in_force[name]))
-        errors = (*self._files.remove(), *self._files.write()) if self._read else ()
+        if in_force is not self._in_force:
+            files = {name: endpoints[keys[name]].status for name in in_force if keys.get(name) in endpoints}
+            self._want(files, in_force)
+            self._in_force = in_force
+        errors = (*self._files.remove(), *self._files.write())
         return [f"file of published ports {error.name}: {error.why}" for error in errors]
+
+    def _want(self, files: Mapping[str, str], in_force: InForce) -> None:
+        """`files`: interface -> name of its file."""
+        for name in self._written.keys() - files.keys():
+            self._files.unwant(self._written[name])
+        for name, file in files.items():
+            self._files.want(file, content(in_force[name]))
+        self._written = dict(files)
 
     def close(self) -> None:
         self._netlink.close()
@@ -83,10 +89,11 @@ class PublishedPorts:
         return problems
 
     def _forget(self, doors: frozenset[Published]) -> list[str]:
-        fresh = {(one.version, one.host_port) for one in doors - self._doors if one.protocol == _UDP}
+        fresh = [one for one in doors - self._doors if one.protocol == _UDP]
         try:
-            for version, port in sorted(fresh):
-                conntrack.forget_port(self._netfilter, version, _UDP, port)
+            for version in sorted({one.version for one in fresh}):
+                ports = {one.host_port for one in fresh if one.version == version}
+                conntrack.forget_ports(self._netfilter, version, _UDP, ports)
         except DataplaneError as error:
             return [str(error)]
         self._doors = doors

@@ -55,25 +55,29 @@ def forget(netlink: Netlink, addresses: Collection[str]) -> int:
     return _delete(netlink, list(deletions.values()))
 
 
-def forget_port(netlink: Netlink, version: int, protocol: int, port: int) -> int:
-    """Delete the entries of connections to a port that went on to where they were sent; how many. Their next packet is
-    a first one again, which rules of translation see. Raises DataplaneError.
+def forget_ports(netlink: Netlink, version: int, protocol: int, ports: Collection[int]) -> int:
+    """Delete the entries of connections to some ports that went on to where they were sent; how many. Their next packet
+    is a first one again, which rules of translation see. Raises DataplaneError.
     """
     family = socket.AF_INET if version == 4 else socket.AF_INET6
-    asked = attribute(_CTA_PROTO_NUM, bytes([protocol])) + attribute(_CTA_PROTO_DST_PORT, struct.pack("!H", port))
-    flags = attribute(_CTA_TUPLE_ORIG, struct.pack("=I", _FILTER_PROTOCOL | _FILTER_DESTINATION_PORT))
-    flags += attribute(_CTA_TUPLE_REPLY, struct.pack("=I", 0))
-    only = nested(_CTA_TUPLE_ORIG, nested(_CTA_TUPLE_PROTO, asked)) + nested(_CTA_FILTER, flags)
+    # The kernel can look for one port; for several it sends all of the protocol.
+    asked, flags = attribute(_CTA_PROTO_NUM, bytes([protocol])), _FILTER_PROTOCOL
+    if len(ports) == 1:
+        asked += attribute(_CTA_PROTO_DST_PORT, struct.pack("!H", *ports))
+        flags |= _FILTER_DESTINATION_PORT
+    sides = ((_CTA_TUPLE_ORIG, flags), (_CTA_TUPLE_REPLY, 0))
+    chosen = (attribute(side, struct.pack("=I", bits)) for side, bits in sides)
+    only = nested(_CTA_TUPLE_ORIG, nested(_CTA_TUPLE_PROTO, asked)) + nested(_CTA_FILTER, *chosen)
     request = Message(_CT_GET, 0, _NFGENMSG.pack(family, 0, 0) + only, _WHAT)
-    found = (_untranslated(family, entry, protocol, port) for entry in netlink.dump(request))
+    found = (_untranslated(family, entry, protocol, ports) for entry in netlink.dump(request))
     return _delete(netlink, [message for message in found if message is not None])
 
 
-def _untranslated(family: int, entry: bytes, protocol: int, port: int) -> Message | None:
+def _untranslated(family: int, entry: bytes, protocol: int, ports: Collection[int]) -> Message | None:
     found = dict(attributes(entry, _NFGENMSG.size))
     asked = dict(attributes(dict(attributes(found.get(_CTA_TUPLE_ORIG, b""))).get(_CTA_TUPLE_PROTO, b"")))
     status = int.from_bytes(found.get(_CTA_STATUS, b""), "big")
-    wanted = asked.get(_CTA_PROTO_NUM, b"\0")[0] == protocol and _port(asked.get(_CTA_PROTO_DST_PORT)) == port
+    wanted = asked.get(_CTA_PROTO_NUM, b"\0")[0] == protocol and _port(asked.get(_CTA_PROTO_DST_PORT)) in ports
     return _message(family, found) if wanted and not status & _DESTINATION_TRANSLATED else None
 
 

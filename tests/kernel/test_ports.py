@@ -496,7 +496,8 @@ def test_etcd_away(site: Site) -> None:
     wait_until("the port", lambda: site.is_free(8080), 15)
 
 
-def test_client_that_sends_before_the_port_is_published(site: Site) -> None:
+@pytest.mark.parametrize("ports", [[5353], [5353, 5354]])
+def test_client_that_sends_before_the_port_is_published(site: Site, ports: list[int]) -> None:
     """An UDP client's connection from before does not keep it from the container."""
     web = site.container()
     web.serve(53, UDP)
@@ -516,7 +517,7 @@ def test_client_that_sends_before_the_port_is_published(site: Site) -> None:
             return False
 
         assert not answered() and not answered()
-        web.published(mapping(53, 5353, protocol=UDP))
+        web.published(*(mapping(53, port, protocol=UDP) for port in ports))
         assert answered()
 
 
