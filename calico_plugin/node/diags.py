@@ -35,7 +35,8 @@ COMMANDS = {
     "processes": "ps axf -o pid,lstart,args",
     "docker_networks": "docker network ls --no-trunc",
     "docker_containers": "docker ps -a --no-trunc",
-    "journalctl_calico_node": "journalctl -u calico-node.service --no-pager",
+    "docker_logs_calico_node": "docker logs --timestamps --tail 20000 calico-node",
+    "journalctl_calico_node": "journalctl -u calico-node.service -u calico-node-container.service --no-pager",
 }
 _COMMAND_SECONDS = 20.0
 _PASSWORD = re.compile(r'password "[^"]*"')
