@@ -7,6 +7,9 @@ from typing import Any
 import pytest
 
 from calico_plugin.model.desired import Rate
+from calico_plugin.model.keys import ResourceKey
+from calico_plugin.model.resources import FelixConfiguration, Metadata
+from calico_plugin.policy import PolicyEngine
 from calico_plugin.policy.felix import from_environment, merged
 from calico_plugin.policy.options import Failsafe, PolicyOptions, Translation
 
@@ -100,3 +103,19 @@ def test_bad_variable_is_told_like_a_bad_value(name: str, value: str) -> None:
     options, problems = merged(PolicyOptions(), from_environment({name: value}))
     assert options == PolicyOptions() and len(problems) == 1 and problems[0].lower().startswith(
         f"spec.{name.removeprefix('FELIX_').lower()}")
+
+
+def test_environment_wins_over_what_is_stored() -> None:
+    """From the start, whatever FelixConfigurations come and go."""
+    engine = PolicyEngine("n1", environment={"defaultEndpointToHostAction": "ACCEPT"})
+    assert engine.options().endpoint_to_host == "accept"
+    for name in ("default", "node.n1"):
+        engine.on_update(*_told(name, {"defaultEndpointToHostAction": "Drop", "logPrefix": name}))
+    assert (engine.options().endpoint_to_host, engine.options().log_prefix) == ("accept", "node.n1")
+    engine.on_update(ResourceKey("FelixConfiguration", "node.n1"), None, None)
+    assert (engine.options().endpoint_to_host, engine.options().log_prefix) == ("accept", "default")
+
+
+def _told(name: str, spec: dict[str, Any]) -> tuple[ResourceKey, None, FelixConfiguration]:
+    key = ResourceKey("FelixConfiguration", name)
+    return key, None, FelixConfiguration(metadata=Metadata(name=name), spec=spec)
