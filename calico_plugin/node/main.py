@@ -152,8 +152,9 @@ def _locked(settings: Settings, environ: dict[str, str]) -> int:
         log.warning(f"Ended {count} processes that an earlier calico-node had left")
     systemd = environ.pop(notify.VARIABLE, "")  # ours alone: the parts have nothing to say there
     tree = _tree(settings, environ)
-    keeper = tunnels.Keeper(lambda: _connect(settings), settings.node_name)
-    reporter = nodestatus.Reporter(lambda: _connect(settings), settings.node_name, settings.run_dir)
+    kv = _connect(settings)
+    keeper = tunnels.Keeper(kv, settings.node_name)
+    reporter = nodestatus.Reporter(kv, settings.node_name, settings.run_dir)
     try:
         start(settings, environ, tree)
         print(STARTED, flush=True)
@@ -171,6 +172,7 @@ def _locked(settings: Settings, environ: dict[str, str]) -> int:
         keeper.close()
         reporter.close()
         tree.stop()
+        kv.close()
     return 0
 
 

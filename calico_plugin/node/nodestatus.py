@@ -11,7 +11,7 @@ import time
 from dataclasses import dataclass
 from datetime import datetime, timezone
 from pathlib import Path
-from typing import Any, Callable, Collection, Sequence
+from typing import Any, Collection, Sequence
 
 import structlog
 from msgspec.structs import replace
@@ -137,39 +137,39 @@ class Reporter:
     A period of 0 means once, when the resource is new. Where there is no such resource, nothing is done but a watch.
     """
 
-    def __init__(self, connect: Callable[[], KV], node: str, run_dir: Path) -> None:
-        self._connect, self._node, self._run_dir = connect, node, run_dir
+    def __init__(self, kv: KV, node: str, run_dir: Path) -> None:
+        self._store, self._node, self._run_dir = Store(kv), node, run_dir
+        self._watch = Watch(kv, (keys.kind_prefix("CalicoNodeStatus"),))
         self._wake, self._closing = threading.Event(), threading.Event()
         self._wanted: dict[str, Stored[CalicoNodeStatus]] = {}
         self._written: dict[str, float] = {}
-        self._thread = threading.Thread(target=self._work, name="node-status", daemon=True)
 
     def start(self) -> None:
-        self._thread.start()
+        for work, name in ((self._work, "node-status"), (self._follow, "node-status-watch")):
+            threading.Thread(target=work, name=name, daemon=True).start()
 
     def close(self) -> None:
         self._closing.set()
+        self._watch.close()
         self._wake.set()
 
     def _work(self) -> None:
-        kv = self._connect()
-        watch = Watch(kv, (keys.kind_prefix("CalicoNodeStatus"),))
-        threading.Thread(target=self._follow, args=(watch,), name="node-status-watch", daemon=True).start()
+        failed = False
         while not self._closing.is_set():
             self._wake.wait(_LOOK_SECONDS if self._wanted else None)
             self._wake.clear()
             try:
                 for stored in list(self._wanted.values()):
-                    self._report(Store(kv), stored)
+                    self._report(stored)
+                failed = False
             except CalicoError as error:
-                log.warning("The status of this node could not be written", reason=str(error))
+                (log.debug if failed else log.warning)("Status of this node could not be written", reason=str(error))
+                failed = True
             except Exception:
                 bug(log, "node status: a step failed")
-        watch.close()
-        kv.close()
 
-    def _follow(self, watch: Watch) -> None:
-        for event in watch:
+    def _follow(self) -> None:
+        for event in self._watch:
             if isinstance(event, Listed):
                 items = [item for listed in event.items.values() for item in listed]
                 self._wanted = {item.key: stored for item in items if (stored := self._mine(item))}
@@ -185,7 +185,7 @@ class Reporter:
             return None
         return stored if stored.value.spec.node == self._node else None
 
-    def _report(self, store: Store, stored: Stored[CalicoNodeStatus]) -> None:
+    def _report(self, stored: Stored[CalicoNodeStatus]) -> None:
         spec = stored.value.spec
         period = _DEFAULT_PERIOD if spec.update_period_seconds is None else spec.update_period_seconds
         fresh = not stored.value.status.get("lastUpdated")
@@ -195,7 +195,7 @@ class Reporter:
         told = status(look(self._run_dir, spec.classes), spec.classes, datetime.now(timezone.utc))
         try:
             changed = replace(stored.value, status=told)
-            store.resources(CalicoNodeStatus).update(stored, changed, Deadline(_WRITE_SECONDS))
+            self._store.resources(CalicoNodeStatus).update(stored, changed, Deadline(_WRITE_SECONDS))
         except (Conflict, NotFound):
             return  # somebody was faster; what is there now is looked at again
         self._written[stored.key] = time.monotonic()

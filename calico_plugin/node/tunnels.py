@@ -11,7 +11,7 @@ from __future__ import annotations
 import threading
 from dataclasses import dataclass
 from ipaddress import ip_address, ip_network
-from typing import Any, Callable, Sequence
+from typing import Any, Sequence
 
 import structlog
 from msgspec.structs import replace
@@ -212,35 +212,25 @@ class Keeper:
     now and then.
     """
 
-    def __init__(self, connect: Callable[[], KV], node: str) -> None:
-        self._connect, self._node = connect, node
+    def __init__(self, kv: KV, node: str) -> None:
+        self._kv, self._node = kv, node
         self._wake, self._closing = threading.Event(), threading.Event()
-        self._watch: Watch | None = None
-        self._lock = threading.Lock()
-        self._threads = [threading.Thread(target=self._work, name="tunnel-addresses", daemon=True)]
+        self._watch = Watch(kv, (keys.kind_prefix("IPPool"), keys.kind_prefix("Node")))
 
     def start(self) -> None:
-        for thread in self._threads:
-            thread.start()
+        for work, name in ((self._work, "tunnel-addresses"), (self._follow, "tunnel-watch")):
+            threading.Thread(target=work, name=name, daemon=True).start()
 
     def close(self) -> None:
-        with self._lock:
-            self._closing.set()
-            self._wake.set()
-            if self._watch is not None:
-                self._watch.close()
+        self._closing.set()
+        self._watch.close()
+        self._wake.set()
 
     def _work(self) -> None:
-        kv = self._connect()
-        with self._lock:
-            if self._closing.is_set():
-                return
-            self._watch = watch = Watch(kv, (keys.kind_prefix("IPPool"), keys.kind_prefix("Node")))
-        threading.Thread(target=self._follow, args=(watch,), name="tunnel-watch", daemon=True).start()
         failures = 0
         while not self._closing.is_set():
             try:
-                reserve(kv, self._node, Deadline(STEP_SECONDS))
+                reserve(self._kv, self._node, Deadline(STEP_SECONDS))
                 failures = 0
             except CalicoError as error:
                 (log.debug if failures else log.warning)("Tunnel addresses could not be settled", reason=str(error))
@@ -251,12 +241,11 @@ class Keeper:
             pause = min(_LONGEST_SECONDS, _AGAIN_SECONDS * 2 ** min(failures - 1, 16)) if failures else _EVERY_SECONDS
             self._wake.wait(pause)
             self._wake.clear()
-        kv.close()
 
-    def _follow(self, watch: Watch) -> None:
+    def _follow(self) -> None:
         own = keys.resource("Node", self._node)
         pools = keys.kind_prefix("IPPool")
-        for event in watch:
+        for event in self._watch:
             if isinstance(event, Broken):
                 continue
             changed = [change.key for change in event.changes] if isinstance(event, Changes) else [own]

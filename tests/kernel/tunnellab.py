@@ -111,7 +111,9 @@ class TunnelLab:
         for name in ADDRESSES:
             self._host(name)
         for name in ADDRESSES:
-            keeper = Keeper(lambda: connect([self.endpoint], source="the tests"), name)
+            kv = connect([self.endpoint], source="the tests")
+            self._stack.callback(kv.close)
+            keeper = Keeper(kv, name)
             keeper.start()
             self._stack.callback(keeper.close)
 
