@@ -202,11 +202,11 @@ class Site:
         return self.host.run("nft", "list", "maps", "inet")
 
     def clear(self) -> None:
-        for one in self.containers:
-            one.stop()
-        for one in self.containers:
-            subprocess.run(["ip", "netns", "del", one.netns], check=True)
-        self.containers.clear()
+        with ExitStack() as stack:
+            for one in self.containers:
+                stack.callback(subprocess.run, ["ip", "netns", "del", one.netns], check=True)
+                stack.callback(one.stop)
+            self.containers.clear()
         self.kv.delete_prefix(keys.kind_prefix("GlobalNetworkPolicy"), Deadline(5))
 
 
