@@ -44,7 +44,8 @@ class Policy:
     ) -> None:
         self._applied, self._files = applied, files
         self._engine, self._table, self._metrics, self._generation = engine, table, metrics, generation
-        self._seen = 0
+        # What the kernel's count is while nobody else changes anything.
+        self._expected: int | None = None
         self._dirty = self.failed = self._told = False
         self._ruleset = Ruleset()
         # None: an earlier agent's may still stand in the file.
@@ -98,6 +99,8 @@ class Policy:
         """Bring the table up to date; what was written, in words. Raises DataplaneError; then it stays dirty."""
         ruleset = self._engine.compile()
         self.failed = True
+        if self._expected is None:
+            self._expected = self._generation()
         try:
             applied = self._table.apply(ruleset)
         except DataplaneError:
@@ -106,7 +109,7 @@ class Policy:
         self.failed = self._dirty = False
         self._ruleset = ruleset
         if applied:
-            self._seen = self._generation()
+            self._expected += 1
             self._tell_refused(applied.refused)
         if applied or not self._told:
             self._told = True
@@ -125,16 +128,17 @@ class Policy:
     def audit(self) -> tuple[str, ...]:
         """Names of objects that others had changed; they are repaired."""
         try:
+            before = self._generation()
             found = self._table.audit()
-            self._seen = self._generation()
+            self._expected = before + bool(found)
             return found
         except DataplaneError as error:
             self._log.warning("the table could not be audited", error=str(error))
             return ()
 
     def is_disturbed(self) -> bool:
-        """Whether somebody changed nftables since we wrote or audited last. Raises DataplaneError."""
-        return self._generation() != self._seen
+        """Whether somebody else changed nftables since the last audit. Raises DataplaneError."""
+        return self._generation() != self._expected
 
     def count(self) -> None:
         """Sizes for the metrics."""

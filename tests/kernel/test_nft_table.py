@@ -12,7 +12,10 @@ from typing import Any, Iterator, Mapping
 
 import pytest
 
+from calico_plugin.agent.policy import Policy
+from calico_plugin.dataplane.generation import generation
 from calico_plugin.dataplane.libnftables import Session
+from calico_plugin.dataplane.netlink import NETLINK_NETFILTER, Netlink
 from calico_plugin.dataplane.nfread import parse
 from calico_plugin.dataplane.nfsteps import Print
 from calico_plugin.dataplane.nftables import Table, render
@@ -29,6 +32,7 @@ from calico_plugin.model.desired import (
     Verdict,
     VerdictMap,
 )
+from calico_plugin.observe.metrics import Metrics
 from calico_plugin.policy import PolicyEngine, PolicyOptions
 from tests.kernel.packets import in_namespace
 from tests.kernel.policylab import FLAVOURS, host_endpoint
@@ -148,6 +152,25 @@ def test_audit_finds_and_repairs_what_others_changed(namespace: str, table: Tabl
     assert table.audit()
     assert sorted(nft(namespace, "list", "table", "inet", "calico").split()) == sorted(right.split())
     assert table.audit() == ()
+
+
+def test_only_what_others_did_is_a_reason_for_an_audit(namespace: str, table: Table) -> None:
+    """Own transactions are counted, so that one of somebody else's is seen even if ours come before and after it."""
+    made, netlink = engine(OPEN, WEB, API), in_namespace(namespace, lambda: Netlink(protocol=NETLINK_NETFILTER))
+    ours = Policy(made, table, Metrics("n1"), lambda: generation(netlink))
+    ours.bootstrap()
+    ours.apply()
+    tell(made, RULE)
+    ours.apply()
+    ours.apply()
+    assert not ours.is_disturbed()
+    nft(namespace, "flush chain inet calico dispatch-from")
+    tell(made, RULE, gone=True)
+    ours.apply()
+    assert ours.is_disturbed()
+    assert ours.audit() == ("dispatch-from",)
+    assert not ours.is_disturbed() and ours.audit() == () and not ours.is_disturbed()
+    netlink.close()
 
 
 @pytest.mark.parametrize("damage", ["flush ruleset", 'delete element inet calico from-workload { "caliweb" }'])
