@@ -29,7 +29,7 @@ class LabelIndex(Generic[S, I]):
         self._selectors: dict[S, Node] = {}
         self._places: dict[Place, dict[S, None]] = defaultdict(dict)
         self._items: dict[I, Labels] = {}
-        self._holders: dict[Place, dict[I, None]] = defaultdict(dict)
+        self._holders: dict[str, dict[str, dict[I, None]]] = defaultdict(dict)
         self._by_selector: dict[S, dict[I, None]] = {}
 
     def selectors_of(self, item: I) -> list[S]:
@@ -107,19 +107,17 @@ class LabelIndex(Generic[S, I]):
             if before == after:
                 continue
             if before is not None:
-                self._take((name, before), item)
+                self._take(name, before, item)
             if after is not None:
-                self._holders[(name, after)][item] = None
-            if before is None:
-                self._holders[(name, None)][item] = None
-            elif after is None:
-                self._take((name, None), item)
+                self._holders[name].setdefault(after, {})[item] = None
 
-    def _take(self, place: Place, item: I) -> None:
-        holders = self._holders[place]
-        holders.pop(item, None)
-        if not holders:
-            del self._holders[place]
+    def _take(self, name: str, value: str, item: I) -> None:
+        values = self._holders[name]
+        values[value].pop(item, None)
+        if not values[value]:
+            del values[value]
+        if not values:
+            del self._holders[name]
 
     def _unfile(self, key: S, node: Node) -> None:
         for place in _places(node):
@@ -138,7 +136,13 @@ class LabelIndex(Generic[S, I]):
 
     def _candidates(self, node: Node) -> Iterator[I]:
         for place in _places(node):
-            yield from self._items if place is None else self._holders.get(place, {})
+            if place is None:
+                yield from self._items
+                continue
+            name, value = place
+            values = self._holders.get(name, {})
+            for holders in values.values() if value is None else (values.get(value, {}),):
+                yield from holders
 
 
 def _item_places(labels: Labels) -> Iterator[Place]:
