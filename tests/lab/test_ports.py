@@ -46,7 +46,7 @@ def address(lab: Lab, host: str = "host1") -> str:
 
 def request(url: str) -> tuple[str, ...]:
     """A command that asks the server who asks, for a second at most; busybox's own wget crashes."""
-    place, port = url.split(":")
+    place, _, port = url.rpartition(":")
     line = r"printf 'GET /cgi-bin/who HTTP/1.0\r\n\r\n'"
     return "sh", "-c", f"exec 2>/dev/null; {line} | timeout 1 busybox nc {place} {port}"
 
@@ -185,6 +185,38 @@ def test_several_networks(pair: Lab, net: str) -> None:
     finally:
         pair.docker("host1").remove_all_containers()
         host.run("docker", "network", "rm", "a_bridge")
+
+
+POOL6 = """apiVersion: projectcalico.org/v3
+kind: IPPool
+metadata: {name: six}
+spec: {cidr: "fd00:ca12::/48"}
+"""
+ADDRESSES6 = {"host1": "fd00:20::1", "host2": "fd00:20::2"}
+
+
+@pytest.mark.long
+def test_ipv6(pair: Lab, net: str) -> None:
+    """Both families at the same port, each with its client's address."""
+    for host, own in ADDRESSES6.items():
+        link = pair[host].shell("ip -o route get 172.20.62.1 | sed 's/.* dev \\([^ ]*\\).*/\\1/'").strip()
+        pair[host].run("ip", "addr", "add", f"{own}/64", "dev", link, "nodad")
+    pair["host1"].run("sh", "-c", "cat >/run/six.yaml", stdin=POOL6.encode())
+    pair.node("host1").ctl("create", "-f", "/run/six.yaml")
+    try:
+        pair["host1"].run(*CREATE, "--ipv6", "ports_six")
+        serve(pair, "six", "ports_six", "-p", "80")
+        (door,) = doors(pair)
+        port = door.split("/")[0]
+        wait_for("the server", lambda: asks(pair, "host2", f"{address(pair)}:{port}") == address(pair, "host2"), 10)
+        assert asks(pair, "host2", f"{ADDRESSES6['host1']}:{port}") == ADDRESSES6["host2"]
+        assert asks(pair, "host1", f"{ADDRESSES6['host1']}:{port}") == ADDRESSES6["host1"]
+        said = serve(pair, "four", net, "-p", f"[{ADDRESSES6['host1']}]:8080:80", check=False)
+        assert "the container has no IPv6 address" in said, said
+    finally:
+        pair.docker("host1").remove_all_containers()
+        pair["host1"].run("docker", "network", "rm", "ports_six", check=False)
+        pair.node("host1").ctl("delete", "ippool", "six", check=False)
 
 
 @pytest.mark.long
