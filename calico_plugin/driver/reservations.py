@@ -62,7 +62,7 @@ class Door:
 
 @dataclass(slots=True)
 class _Held:
-    """What one endpoint has; None for a port that needs no socket."""
+    """What one endpoint has; None for a port without a socket: none is needed, or there was none to be had."""
 
     shown: str
     doors: dict[Door, socket.socket | None] = field(default_factory=dict)
@@ -116,11 +116,13 @@ class Reservations:
             held = self._held.setdefault(endpoint, _Held(shown))
             for gone in held.doors.keys() - ports.keys():
                 _close(held.doors.pop(gone))
-            for missing in ports.keys() - held.doors.keys():
+            for wanted_door in ports:
                 try:
-                    held.doors[missing] = _bound(missing)
+                    held.doors[wanted_door] = held.doors.get(wanted_door) or _bound(wanted_door)
                 except OSError as error:
-                    problems.append(f"{missing}: {error.strerror}")
+                    # The endpoint's all the same; tried again next time.
+                    held.doors[wanted_door] = None
+                    problems.append(f"{wanted_door}: {error.strerror}")
             if not held.doors:
                 del self._held[endpoint]
         return problems

@@ -121,6 +121,8 @@ def test_align_binds_what_is_missing_and_lets_go_of_the_rest(held: Reservations,
     with closing(socket.create_server((HERE, port))):
         assert held.align(A, lambda name: (published(port),)) == [f"127.0.0.1:{port}/tcp: Address already in use"]
         assert is_free(old.host_port)
+        with pytest.raises(PortTaken, match=A[:12]):
+            held.take(B, BOTH, [request(port)])
     assert held.align(A, lambda name: (published(port),)) == [] and not is_free(port)
     assert held.align(A, lambda name: None) == [] and not is_free(port)
     with pytest.raises(PortTaken, match=A[:12]):
