@@ -26,7 +26,7 @@ from calico_plugin.node.ready import UnixConnection, ask
 log: Any = structlog.get_logger(part="docker")
 
 # Pieces of what Docker notes on a container whose start failed for want of a driver or by a driver's refusal.
-DRIVER_FAILED = ("could not resolve driver", "NetworkDriver", "IpamDriver", "plugin")
+DRIVER_FAILED = ("could not resolve driver", "NetworkDriver.", "IpamDriver.", 'plugin "')
 _SECONDS = 30.0
 # A managed plugin's names are wanted by the very next command of a user.
 _AGAIN_SECONDS, _AGAIN_SECONDS_MANAGED = 1.0, 0.1

@@ -9,8 +9,8 @@ import pytest
 from calico_plugin.node.docker_life import is_stranded
 
 OURS = {"n1", "n2"}
-# As Docker 20.10, 26.1 and 28.5 word it.
-MISSING = 'error creating external connectivity network: plugin "calico" not found'
+# As Docker 28.5 words it; 20.10 has the second half.
+MISSING = 'failed to set up container networking: plugin "calico-ipam" not found'
 AWAY = "failed to create endpoint a on network cal: NetworkDriver.CreateEndpoint: etcd does not answer"
 
 
