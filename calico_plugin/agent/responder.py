@@ -13,8 +13,8 @@ import select
 import time
 from contextlib import ExitStack
 from dataclasses import dataclass
-from ipaddress import ip_address
-from typing import Callable, Mapping, Sequence, Type, TypeVar
+from ipaddress import ip_address, ip_interface
+from typing import Callable, Iterable, Mapping, Sequence, Type, TypeVar
 
 import msgspec
 import structlog
@@ -173,19 +173,23 @@ class Responder:
     def _hear(self) -> None:
         for message in self._mailbox.take():
             if isinstance(message, Listed):
-                self._on_listed([item for part in message.items.values() for item in part])
+                self._index, self._seen = Index(self._node, self._asking.containers), -1
+                for part in message.items.values():
+                    self._on_items((item.key, item) for item in part)
+                self._listed = True
             elif isinstance(message, Changes):
-                for change in message.changes:
-                    self._on_item(change.key, change.item)
+                self._on_items((change.key, change.item) for change in message.changes)
             elif isinstance(message, Asking):
                 self._asking = message
                 self._index.on_askers(message.containers)
 
-    def _on_listed(self, items: Sequence[KeyValue]) -> None:
-        self._index = Index(self._node, self._asking.containers)
-        for item in items:
-            self._on_item(item.key, item)
-        self._listed = True
+    def _on_items(self, items: Iterable[tuple[str, KeyValue | None]]) -> None:
+        """A mistake of ours about one must not keep the others out."""
+        for key, item in items:
+            try:
+                self._on_item(key, item)
+            except Exception as error:
+                bug(self._log, "an update failed", key=key, error=str(error))
 
     def _on_item(self, key: str, item: KeyValue | None) -> None:
         """A value that does not parse counts as absent; who else reads it tells."""
@@ -193,8 +197,7 @@ class Responder:
             self._index.on_names(endpoint, _decoded(EndpointNames, item))
         elif (endpoint := _endpoint(key)) is not None:
             found = _decoded(WorkloadEndpoint, item)
-            addresses = tuple(text.partition("/")[0] for text in found.spec.ip_networks) if found else None
-            self._index.on_addresses(endpoint, addresses)
+            self._index.on_addresses(endpoint, _addresses(found) if found is not None else None)
 
     # The kernel
 
@@ -246,6 +249,13 @@ def _endpoint(key: str) -> EndpointId | None:
     parsed = keys.parse_resource(key)
     parts = names.split_workload_endpoint(parsed.name) if parsed else ()
     return (parts[0], parts[3]) if len(parts) == 4 else None
+
+
+def _addresses(endpoint: WorkloadEndpoint) -> tuple[str, ...] | None:
+    try:
+        return tuple(str(ip_interface(text).ip) for text in endpoint.spec.ip_networks)
+    except ValueError:
+        return None
 
 
 def _decoded(kind: Type[T], item: KeyValue | None) -> T | None:

@@ -140,6 +140,7 @@ def _net(tmp_path_factory: pytest.TempPathFactory, etcd_endpoint: str, _session_
             for server in (SERVER, SERVER6):
                 wait_until("a way out", lambda: made.ask("up.test", server=server, seconds=0.3).code == "NOERROR")
             yield made
+            assert "Traceback" not in host.text()
         finally:
             for process in processes:
                 process.kill()
@@ -204,6 +205,22 @@ def test_what_changes_counts_at_once(net: Net) -> None:
     assert net.ask("shop") == Answer("NXDOMAIN")
     far_endpoint(net.host, "host-2", OTHER, "10.65.9.9")
     wait_until("the new address", lambda: net.ask("shop") == Answer("NOERROR", ("10.65.9.9",)))
+
+
+def test_values_that_do_not_parse(net: Net) -> None:
+    """They count as absent, and do not keep others out."""
+    strange = far_endpoint(net.host, "host-3", "d" * 16, "10.65.9.3")
+    key = keys.resource(strange.kind, strange.name, strange.namespace)
+    net.call("host-3", "d" * 16, "net1", "odd")
+    wait_until("the name", lambda: net.ask("odd") == Answer("NOERROR", ("10.65.9.3",)))
+    for value in (codec.encode(strange).replace(b"10.65.9.3", b"10.65.9"), b"{", b'{"spec": 7}'):
+        net.host.kv.put(key, value, Deadline(5))
+        wait_until("no such name", lambda: net.ask("odd") == Answer("NXDOMAIN"))
+        far_endpoint(net.host, "host-3", "d" * 16, "10.65.9.3")
+        wait_until("the name again", lambda: net.ask("odd") == Answer("NOERROR", ("10.65.9.3",)))
+    net.host.kv.put(keys.endpoint_names("host-3", "d" * 16), b"[]", Deadline(5))
+    wait_until("no such name", lambda: net.ask("odd") == Answer("NXDOMAIN"))
+    assert net.ask("web") == Answer("NOERROR", FAR[:1])
 
 
 def test_policy(net: Net) -> None:
