@@ -69,7 +69,7 @@ class TierPart:
     default_pass: bool
     broken: bool = False
     block_size: int = 512
-    sort_from: int = 16
+    sort_from: int = 24
 
     def blocks(self) -> list[Block]:
         return cut(self.policies, self.block_size, self.sort_from)

@@ -63,7 +63,7 @@ class PolicyOptions:
     failsafe_outbound: tuple[Failsafe, ...] = _OUTBOUND
     log_prefix: str = "calico-packet"
     block_size: int = 512
-    sort_from: int = 16
+    sort_from: int = 24
     log_group: int = 0
     flow_log: bool = False
     reject: bool = False

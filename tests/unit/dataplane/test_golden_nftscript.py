@@ -39,7 +39,7 @@ OPTIONS = {"kind": "FelixConfiguration", "metadata": {"name": "default"}, "spec"
     "iptablesNATOutgoingInterfaceFilter": "eth+"}}
 SORTED = (
     *(policy(f"net{number:02}", order=number, selector="app=='web'", ingress=[
-        {"action": "Deny", "source": {"nets": [f"10.{number // 2}.0.0/{16 + number % 2}"]}}]) for number in range(12)),
+        {"action": "Deny", "source": {"nets": [f"10.{number // 2}.0.0/{16 + number % 2}"]}}]) for number in range(20)),
     *(policy(f"port{number}", order=20, selector="app=='web'", ingress=[
         {"action": "Allow", "protocol": "TCP", "destination": {"ports": [8000 + number, "9000:9100"]}},
         {"action": "Log", "protocol": "ICMP"}]) for number in range(2)),
