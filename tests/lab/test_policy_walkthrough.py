@@ -74,16 +74,18 @@ def ask(lab, *words: str, stdin: str = "") -> dict:
 @dataclass
 class Firsts:
     """Fresh containers whose first packets ask for a connection to a forbidden and to an allowed port of a target; and
-    what of that came out of the target's link, on the wire.
+    what of that came out of the target's link, on the wire. `source`: where they run, if not on the target's host.
     """
 
     host: Machine
     network: str
     target: Container
+    source: Machine | None = None
     place: str = "/run/firsts.pcap"
 
     def start(self, rounds: int, *options: str) -> str:
         """What tcpdump saw."""
+        self.host.run("rm", "-f", self.place)
         # At once: what the kernel has not handed over yet would be lost when tcpdump ends.
         capture = self.host.popen("tcpdump", "-n", "-U", "--immediate-mode", "-i", self.target.interface(), "-w",
                                   self.place, "tcp[tcpflags] & (tcp-syn | tcp-ack) == tcp-syn")
@@ -95,7 +97,7 @@ class Firsts:
         commands = [f'docker run --rm --net {self.network} {words} busybox sh -c "{script}"'] * AT_ONCE
         together = " & ".join(f"{{ {command}; }}" for command in commands) + " & wait"
         for _ in range(rounds // AT_ONCE):
-            self.host.run("sh", "-c", together, seconds=90, check=False)
+            (self.source or self.host).run("sh", "-c", together, seconds=90, check=False)
         capture.terminate()
         capture.wait(10)
         return self.host.run("tcpdump", "-n", "-r", self.place, check=False).stdout
@@ -229,6 +231,31 @@ def test_first_packets_meet_the_policy_of_their_labels(labelled, network, run, a
     target = run("host1", "labels-target", net)
     apply(only_5300("labels", "role == 'asker'"))
     Firsts(lab["host1"], net, target).check(rounds, "--label", "org.projectcalico.label.role=asker")
+
+
+@pytest.mark.long
+def test_other_hosts_know_a_container_before_its_first_packet(labelled, network, run, apply):
+    """The target's host must have the new container's address and label among those that it lets in: no first packet is
+    lost, and none of a container with another label passes.
+    """
+    lab = labelled
+    net = network("cal_across")
+    target = run("host2", "across-target", net, "--label", "org.projectcalico.label.role=target")
+    apply("""\
+apiVersion: projectcalico.org/v3
+kind: GlobalNetworkPolicy
+metadata: {name: across}
+spec:
+  selector: role == 'target'
+  types: [Ingress]
+  ingress:
+  - {action: Allow, protocol: TCP, source: {selector: role == 'asker'}, destination: {ports: [5300]}}
+""")
+    wait_for("the policy in force", lambda: "pi-gnp/across" in lab["host2"].run(
+        "nft", "list", "table", "inet", "calico").stdout, 10)
+    Firsts(lab["host2"], net, target, lab["host1"]).check(50, "--label", "org.projectcalico.label.role=asker")
+    seen = Firsts(lab["host2"], net, target, lab["host1"]).start(10, "--label", "org.projectcalico.label.role=other")
+    assert target.address() not in seen, seen
 
 
 @pytest.mark.long
