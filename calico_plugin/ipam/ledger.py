@@ -299,8 +299,11 @@ def _kind_of(key: str) -> Type[Stored]:
     return Handle if key.startswith(keys.HANDLES) else Affinity
 
 
+_SUMMARIES = msgspec.json.Decoder(Summary)
+
+
 def _summary_of(item: KeyValue) -> Summary:
-    summary = msgspec.json.decode(item.value, type=Summary)
+    summary = _SUMMARIES.decode(item.value)
     return msgspec.structs.replace(summary, resting=True) if b'"releasedAt"' in item.value else summary
 
 

@@ -6,6 +6,7 @@ was read. Bytes are those of Go's encoder: compact, struct order, maps sorted, `
 
 from __future__ import annotations
 
+import threading
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any, Generic, Mapping, Type, TypeVar
@@ -21,6 +22,8 @@ T = TypeVar("T", bound=msgspec.Struct)
 
 # "deterministic" sorts free maps and leaves structs in the order of their fields.
 _ENCODER = msgspec.json.Encoder(order="deterministic")
+_DECODERS: dict[type, msgspec.json.Decoder[Any]] = {}
+_MAKING = threading.Lock()
 _NEVER_STORED = ("resourceVersion", "selfLink")
 
 
@@ -45,9 +48,21 @@ class Stored(Generic[T]):
 def decode(kind: Type[T], key: str, data: bytes) -> T:
     """Raises CorruptValue."""
     try:
-        return msgspec.json.decode(data or b"{}", type=kind)
+        decoded: T = _decoder(kind).decode(data or b"{}")
+        return decoded
     except (msgspec.ValidationError, msgspec.DecodeError, UnicodeDecodeError) as error:
         raise CorruptValue(key, str(error)) from error
+
+
+def _decoder(kind: Type[T]) -> msgspec.json.Decoder[T]:
+    """Made by one thread at a time: where two make msgspec (0.22) look at a type for the first time at once, each may
+    meet what the other has half done, and the process crashes.
+    """
+    found = _DECODERS.get(kind)
+    if found is None:
+        with _MAKING:
+            found = _DECODERS[kind] = msgspec.json.Decoder(kind)
+    return found
 
 
 def decode_stored(kind: Type[T], key: str, data: bytes, revision: int) -> Stored[T]:
