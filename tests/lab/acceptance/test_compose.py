@@ -27,7 +27,7 @@ services:
     restart: always
     networks:
       front: {}
-      back: {ipv4_address: 192.168.66.6}
+      back: {ipv4_address: 10.66.0.6}
 networks:
   front:
     driver: calico
@@ -36,7 +36,7 @@ networks:
   back:
     driver: calico
     internal: true
-    ipam: {driver: calico-ipam, config: [{subnet: 192.168.0.0/16}]}
+    ipam: {driver: calico-ipam, config: [{subnet: 10.66.0.0/24}]}
 """
 
 
@@ -48,22 +48,23 @@ def compose(machine: Machine, *words: str) -> str:
                        f"{FOLDER}/compose.yaml", *words, seconds=90).stdout
 
 
-def test_compose(lab):
+def test_compose(lab, pool):
     """All that a file says comes true, on both hosts; what is scaled, recreated and taken down leaves nothing."""
+    pool("back", "10.66.0.0/24")  # the one that routes of an internal network lead to
     for host in lab.hosts:
         lab[host].run("sh", "-c", f"mkdir -p {FOLDER} && cat >{FOLDER}/compose.yaml", stdin=FILE.encode())
     first = lab["host1"]
     compose(first, "up", "-d")
     assert network_of(lab, "host1", "shop_back")["Internal"]
     web, store = Container(first, "shop-web-1"), Container(first, "shop-store-1")
-    assert address(store, "shop_back") == "192.168.66.6" and "mtu 1400" in web.run("ip", "link")
+    assert address(store, "shop_back") == "10.66.0.6" and "mtu 1400" in web.run("ip", "link")
     assert web.pings("store") and store.pings("web")
     compose(first, "up", "-d", "--scale", "web=3")
     others = [Container(first, f"shop-web-{number}") for number in (2, 3)]
     assert all(one.pings(web.address()) for one in others)
     before = {one.name: one.endpoint() for one in [web, *others]}
     compose(first, "up", "-d", "--scale", "web=2", "--force-recreate", "-t", "1")
-    assert set(ends(store)) == {"shop_front", "shop_back"} and address(store, "shop_back") == "192.168.66.6"
+    assert set(ends(store)) == {"shop_front", "shop_back"} and address(store, "shop_back") == "10.66.0.6"
     assert web.endpoint() != before[web.name] and web.pings("store")
     wait_for("nothing of the old ones", lambda: leaks.none(lab), 15)
     wait_for("the networks on host2", lambda: set(networks(lab, "host2")) == {"shop_front", "shop_back"}, 10)
