@@ -137,13 +137,14 @@ class Judge:
         if place not in self._known:
             if len(self._known) >= _REMEMBERED:
                 self._known.clear()
-            found = walk(self.rules, interface, _flow(connection))
+            found = walk(self.rules, interface, _flow(connection, connection.destination in self.host))
             self._known[place] = found is not None and found.verdict in DENIES
         return self._known[place]
 
 
-def _flow(connection: Connection) -> Flow:
+def _flow(connection: Connection, to_host: bool) -> Flow:
     return Flow(
         connection.source, connection.destination, connection.protocol, connection.source_port,
         connection.destination_port, connection.icmp_type, connection.icmp_code, translated=connection.translated,
+        to_host=to_host,
     )

@@ -56,7 +56,8 @@ _LETTER = {"ingress": "i", "egress": "o"}
 # MLD, router solicitation, neighbour solicitation and advertisement (policy 4.4); not 134 or 137.
 _HOST_ICMPV6 = ("130", "131", "132", "133", "135", "136")
 
-IPIP, UDP, ICMPV6 = "4", "17", "58"
+IPIP, TCP, UDP, ICMPV6 = "4", "6", "17", "58"
+CONTROL_PORTS, CONTROL_ORIGIN = ("179", "2379-2380"), "BGP and etcd of the hosts, which only policy opens"
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,9 +121,13 @@ def list_chain_name(part: ListPart) -> str:
 
 
 def list_chain(part: ListPart, options: PolicyOptions) -> Chain:
-    """4.2: established first, encapsulation out of a workload dropped, tiers, profiles, drop."""
+    """4.2: established first, encapsulation out of a workload dropped, tiers, profiles, drop; before the profiles what
+    only policy may allow.
+    """
     rules = list(_host_start(part.stage, options) if part.stage else _workload_start(part, options))
     rules += [Rule(Verdict.JUMP, target=tier_chain_name(tier)) for tier in part.tiers]
+    if part.stage is None and part.direction == "egress":
+        rules += _control_ports(options)
     if part.stage is None or part.stage.name == "host":
         rules += [Rule(Verdict.JUMP, target=profile_chain_name(part.direction, name)) for name in part.profiles]
         why = "no profile rule matched" if part.profiles else "Profile|__PROFILE__|no profile"
@@ -134,6 +139,17 @@ def _workload_start(part: ListPart, options: PolicyOptions) -> Iterable[Rule]:
     yield from _established(options)
     if part.direction == "egress":
         yield from _encapsulation(options)
+
+
+def _control_ports(options: PolicyOptions) -> Iterable[Rule]:
+    """BGP and etcd of the cluster's hosts: whoever reaches them can change routes and policies of all."""
+    if options.endpoint_to_host == "accept":
+        return
+    tcp, ports = Match(Field.PROTOCOL, (TCP,)), Match(Field.DESTINATION_PORT, CONTROL_PORTS)
+    hosts = [Match(Field.LOCAL)]
+    hosts += [Match(Field[f"DESTINATION{family}"], set_name=name) for family, name in nat.HOSTS.items()]
+    for host in hosts:
+        yield Rule(Verdict.DROP, (tcp, ports, host), origin=CONTROL_ORIGIN)
 
 
 def _host_start(stage: Stage, options: PolicyOptions) -> Iterable[Rule]:

@@ -69,6 +69,7 @@ class PolicyEngine:
         self._by_tier: dict[str, set[ResourceKey]] = defaultdict(set)
         self._pools: dict[ResourceKey, IPPool] = {}
         self._ends = TunnelEnds()
+        self._nodes_moved = False
         self._changed: set[User] = set()
         self._lists = Lists()
         self._book = Book()
@@ -262,13 +263,13 @@ class PolicyEngine:
 
     def _on_node(self, key: ResourceKey, new: Update) -> None:
         if self._ends.set_node(key, new):
-            if self._options.translation.spare_hosts:
-                self._write_host_sets()
+            self._nodes_moved = True
             if self._hosts.governed:
                 self._write_frame()
 
     def _write_host_sets(self) -> None:
-        for item in nat.host_sets(self._ends.everyone(), self._options.translation):
+        self._nodes_moved = False
+        for item in nat.host_sets(self._ends.everyone()):
             self._writer.replace(item)
 
     def _on_felix(self, key: ResourceKey, new: Update) -> None:
@@ -289,7 +290,6 @@ class PolicyEngine:
         self._options = options
         for key, resource in tuple(self._resources.items()):
             self.on_update(key, None, resource)
-        self._write_host_sets()
         self._write_frame()
         self._lists.touch_all()
         self._changed.update(self._writer.users())
@@ -308,6 +308,8 @@ class PolicyEngine:
     def compile(self) -> Ruleset:
         """What the table should hold now."""
         self._bind()
+        if self._nodes_moved:
+            self._write_host_sets()
         self._writer.settle(self._changed)
         self._changed.clear()
         self._writer.write(self._options)

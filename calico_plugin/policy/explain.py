@@ -37,6 +37,7 @@ class Flow:
     out_interface: str = ""
     state: str = "new"
     spared: bool = False
+    to_host: bool = False
     translated: bool = False
 
     @property
@@ -174,6 +175,8 @@ def _holds(match: Match, ruleset: Ruleset, flow: Flow) -> bool:
     """A criterion on something that the packet does not have never holds, negated or not."""
     if match.field is Field.SPARED:
         return flow.spared != match.negated
+    if match.field is Field.LOCAL:
+        return flow.to_host != match.negated
     value = _READ[match.field](flow)
     if value is None:
         return False

@@ -54,13 +54,12 @@ def _counts(pool: IPPool, family: int, natted: bool) -> bool:
     return used and pool.spec.version == family and (pool.spec.nat_outgoing or not natted)
 
 
-def host_sets(addresses: Mapping[int, frozenset[str]], options: Translation) -> Iterable[AddressSet]:
-    """The cluster's hosts by IP version, where they are spared; else nothing names the sets."""
+def host_sets(addresses: Mapping[int, frozenset[str]]) -> Iterable[AddressSet]:
+    """The cluster's hosts, by IP version."""
     for family, name in HOSTS.items():
-        members = addresses.get(family, frozenset()) if options.spare_hosts else frozenset()
-        yield AddressSet(name, SetType[f"IPV{family}"], members)
+        yield AddressSet(name, SetType[f"IPV{family}"], addresses.get(family, frozenset()))
 
 
 def empty_sets() -> Iterable[AddressSet]:
     yield from pool_sets(())
-    yield from host_sets({}, Translation())
+    yield from host_sets({})

@@ -428,6 +428,14 @@ def test_explain_of_a_host_whose_policy_is_untracked(cluster: Cli) -> None:
     assert "GlobalNetworkPolicy untracked, rule 1" in text
 
 
+def test_explain_of_the_hosts_own_ports(cluster: Cli) -> None:
+    """No profile opens etcd and BGP of a host, here or elsewhere; other ports are the endpoint-to-host action's."""
+    for node in ("h1", "h2"):
+        status, found = explained(cluster, f"{WEB[:8]} {node} tcp 2379")
+        assert status == 1 and "BGP and etcd" in found["ends"][0]["decidedBy"]["reason"], node
+    assert explained(cluster, f"{WEB[:8]} h2 tcp 80")[0] == 0
+
+
 def test_explain_says_what_it_took_for_granted(cluster: Cli) -> None:
     """Several governed interfaces: the one with the node's address."""
     assert cluster("apply -q -f -", HOST)[0] == 0

@@ -122,6 +122,27 @@ def test_return_leaves_the_decision_to_the_hosts_own_rules(lab: Lab) -> None:
     assert not lab.reaches_host(Packet(W, HOST[4], 17, 4000, 5400))
 
 
+def test_only_policy_opens_bgp_and_etcd_of_the_hosts(lab: Lab) -> None:
+    """Whoever reaches them can change what all hosts do: no profile opens them, on this host and on others."""
+    lab.to_host("Return")
+    other = {"kind": "Node", "metadata": {"name": "n2"}, "spec": {"bgp": {"ipv4Address": f"{E}/24"}}}
+    lab.set(other)
+    control = (179, 2379, 2380)
+    assert lab.router.answered(Packet(W, HOST[4], 6, 4000, 80)) and lab.passes(Packet(W, E, 6, 4000, 80))
+    assert lab.router.answered(Packet(W6, HOST[6], 6, 4000, 80))
+    for port in control:
+        assert not lab.router.answered(Packet(W, HOST[4], 6, 4000, port)), port
+        assert not lab.router.answered(Packet(W6, HOST[6], 6, 4000, port)), port
+        assert not lab.passes(Packet(W, E, 6, 4000, port)), port
+    assert lab.passes(Packet(W, "198.51.100.9", 6, 4000, 2379)) and lab.passes(Packet(W, A, 6, 4000, 2379))
+    lab.set(policy("admin", selector="app=='web'", types=["Egress"], egress=[
+        {"action": "Allow", "protocol": "TCP", "destination": {"ports": [2379]}}, {"action": "Pass"}]))
+    assert lab.router.answered(Packet(W, HOST[4], 6, 4001, 2379)) and lab.passes(Packet(W, E, 6, 4001, 2379))
+    assert not lab.router.answered(Packet(W, HOST[4], 6, 4001, 179))
+    lab.to_host("Accept")
+    assert lab.router.answered(Packet(W, HOST[4], 6, 4002, 179))
+
+
 def test_neighbour_discovery_reaches_the_host_and_router_advertisements_do_not(lab: Lab) -> None:
     """67: 135 passes although all else to the host is dropped, 134 does not; counted by rules of another table."""
     lab.router.run("nft", """

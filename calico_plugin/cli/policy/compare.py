@@ -18,7 +18,7 @@ from calico_plugin.cli.policy.world import SIMULATED, World
 from calico_plugin.model.desired import DENIES, Chain, Field, Ruleset, Verdict
 from calico_plugin.model.keys import ResourceKey
 from calico_plugin.policy import explain
-from calico_plugin.policy.chains import FROM_WORKLOAD, TO_WORKLOAD
+from calico_plugin.policy.chains import CONTROL_ORIGIN, FROM_WORKLOAD, TO_WORKLOAD
 from calico_plugin.policy.explain import Flow
 
 DEFAULT_PROBES = ("tcp 80", "udp 53", "icmp 8")
@@ -170,7 +170,7 @@ def _named_probe(member: str) -> Probe:
 
 def _probes_of_chain(chain: Chain) -> Iterator[Probe]:
     for rule in chain.rules:
-        if not rule.origin or rule.origin.startswith("encapsulation"):
+        if not rule.origin or rule.origin.startswith(("encapsulation", CONTROL_ORIGIN)):
             continue
         of_field = {match.field: match.values for match in rule.matches if not match.set_name}
         protocols = [int(value) for value in of_field.get(Field.PROTOCOL, ())]

@@ -128,6 +128,7 @@ class _Bench:
             return None
         node = source.resource.spec.node or source.node
         rules = self.rules(node)
+        flow = replace(flow, to_host=destination.kind == HOST and destination.node == source.node)
         found = explain.egress(rules, source.interface, flow)
         return self._told("egress", source, node, rules, found, replace(flow, in_interface=source.interface))
 
