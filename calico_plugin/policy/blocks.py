@@ -90,7 +90,7 @@ class Sorter:
         """`sets`: by IP version, ids of the specs of those that changed."""
         known = {self._specs[spec] for listed in sets.values() for spec in listed if spec in self._specs}
         if any(_crowds(spec, set_of) != (spec in self._crowded) for spec in known):
-            return self.update(self._members, set_of)
+            self.update(self._members, set_of)
         return [run.move(sets, set_of) for run in self._runs.values()]
 
     def _conditions_of(self, key: ResourceKey, rules: tuple[Parsed, ...]) -> tuple[Condition, ...]:

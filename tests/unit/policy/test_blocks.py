@@ -172,6 +172,33 @@ def test_endpoint_that_comes_is_one_element() -> None:
     assert made.compile() == before
 
 
+def test_set_of_very_many_networks_is_asked_itself() -> None:
+    """Its policy stands alone as long as it is that large; others go on as they are."""
+    def bad(number: int) -> dict[str, Any]:
+        nets = [f"11.{index >> 8}.{index & 255}.0/24" for index in range(number)]
+        labels = {"name": "bad", "labels": {"app": "a7"}}
+        return {"kind": "GlobalNetworkSet", "metadata": labels, "spec": {"nets": nets}}
+
+    middle = policy("middle", order=29.5, selector="app=='web'", ingress=[{"action": "Log"}])
+    documents = [OPEN, endpoint("web", "10.65.0.10", {"app": "web"}), middle, *(
+        policy(f"p{number:03}", order=number, selector="app=='web'", ingress=[
+            {"action": "Deny", "source": {"selector": f"app=='a{number}'"}}]) for number in range(60))]
+    made, pieces = engine(*documents), []
+    for step, number in enumerate((3, 2500, 2501, 4)):
+        far = endpoint("far", f"10.65.9.{step}", {"app": "a50"}, node="n2")
+        for document in (bad(number), far):
+            key, value = typed(document)
+            made.on_update(key, None, value)
+        ruleset = made.compile()
+        assert ruleset == engine(*documents, bad(number), far).compile()
+        pieces.append(sum(rule.verdict is Verdict.JUMP for name, chain in ruleset.chains.items()
+                          if name.startswith("ti-") for rule in chain.rules))
+        assert decided(ruleset, Flow("11.0.2.1", "10.65.0.10", 6, 40000, 80))[0] is Verdict.DROP
+        assert decided(ruleset, Flow(f"10.65.9.{step}", "10.65.0.10", 6, 40000, 80))[1] == (
+            "deny|default|GlobalNetworkPolicy|p050|rule 0",)
+    assert pieces == [3, 32, 32, 3]
+
+
 def test_policy_that_may_match_everything_keeps_its_place() -> None:
     """Those before it are tried first, those after it behind it; one that leaves the tier, too."""
     nets = [f"10.{number}.0.0/16" for number in range(60)]
