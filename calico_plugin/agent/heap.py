@@ -10,6 +10,15 @@ from __future__ import annotations
 import ctypes
 import gc
 
+_LIBC = ctypes.CDLL(None)
+# malloc.h
+_M_ARENA_MAX = -8
+
+
+def share() -> None:
+    """One heap for all threads, of those that come: glibc would give each its own, with holes of its own."""
+    _glibc("mallopt", _M_ARENA_MAX, 1)
+
 
 def fill() -> None:
     """From here on much is made that stays: until `filled` nothing is looked at."""
@@ -25,6 +34,11 @@ def filled() -> None:
     """What there is now stays, and is never looked at again."""
     gc.freeze()
     gc.enable()
-    trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
-    if trim is not None:  # glibc
-        trim(0)
+    _glibc("malloc_trim", 0)
+
+
+def _glibc(name: str, *arguments: int) -> None:
+    """A function that other C libraries do not have."""
+    function = getattr(_LIBC, name, None)
+    if function is not None:
+        function(*arguments)

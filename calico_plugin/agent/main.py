@@ -15,7 +15,7 @@ from typing import Any, Callable, Iterable, Mapping, Sequence
 
 import structlog
 
-from calico_plugin.agent import labeller
+from calico_plugin.agent import heap, labeller
 from calico_plugin.agent.bird import BirdWorker, Secrets
 from calico_plugin.agent.cutting import Cutter, Kernel
 from calico_plugin.agent.docker_api import DockerApi
@@ -181,6 +181,7 @@ def main() -> int:
 
 def run(settings: Settings) -> bool:
     """Until SIGTERM or SIGINT; False when it ended by itself. Raises CalicoError when it cannot start."""
+    heap.share()
     mailbox = Mailbox()
     metrics, health = Metrics(settings.node_name), Health()
     nftables = Netlink(protocol=NETLINK_NETFILTER)

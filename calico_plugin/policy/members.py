@@ -27,20 +27,28 @@ _HALVES = {"0.0.0.0/0": ("0.0.0.0/1", "128.0.0.0/1"), "::/0": ("::/1", "8000::/1
 
 @dataclass(frozen=True, slots=True)
 class Contribution:
-    """What one object brings into sets: members by family, and its named ports as (name, protocol number, port)."""
+    """What one object brings into sets: members of both families, and its named ports as (name, protocol number, port).
+    """
 
-    members: Mapping[int, tuple[str, ...]]
+    ipv4: tuple[str, ...]
+    ipv6: tuple[str, ...]
     ports: tuple[tuple[str, int, int], ...] = ()
+
+    @property
+    def members(self) -> Mapping[int, tuple[str, ...]]:
+        """By family."""
+        return {4: self.ipv4, 6: self.ipv6}
 
     def of(self, spec: SetSpec, family: int) -> Iterable[str]:
         """The members it gives to a set."""
+        members = self.ipv4 if family == 4 else self.ipv6
         if not spec.port_name:
-            return self.members[family]
+            return members
         return [
             f"{address} . {protocol} . {port}"
             for name, protocol, port in self.ports
             if name == spec.port_name and spec.protocol in (None, protocol)
-            for address in self.members[family]
+            for address in members
         ]
 
 
@@ -60,7 +68,7 @@ def contribution(cidrs: Iterable[str], ports: tuple[tuple[str, int, int], ...] =
         net = read_network(cidr)
         text = member(net)
         found[net.version].update(dict.fromkeys(_HALVES.get(text, (text,))))
-    return Contribution({family: tuple(texts) for family, texts in found.items()}, ports)
+    return Contribution(tuple(found[4]), tuple(found[6]), ports)
 
 
 def _single(cidr: str) -> str | None:

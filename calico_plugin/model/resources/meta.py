@@ -36,8 +36,10 @@ Port = Annotated[int | str, Form("port")]
 Protocol = Annotated[int | str, Form("protocol")]
 
 
-class Value(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, rename="camel"):
-    """Base of all nested values: members that equal their default are not written."""
+class Value(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, rename="camel", gc=False):
+    """Base of all nested values: members that equal their default are not written. The collector need not know of what
+    is read from JSON: it has no cycles.
+    """
 
 
 class Metadata(Value, frozen=True, kw_only=True):
@@ -60,7 +62,7 @@ class Metadata(Value, frozen=True, kw_only=True):
     managed_fields: tuple[Any, ...] = ()
 
 
-class Resource(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
+class Resource(msgspec.Struct, frozen=True, kw_only=True, rename="camel", gc=False):
     """Base of all v3 resources. `kind` and `api_version` are always written."""
 
     kind: str
