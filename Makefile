@@ -70,16 +70,15 @@ kernel: root setup ## tests against the real kernel, in namespaces (root)
 lab: root setup ## tests on whole Docker hosts (root)
 	@$(PYTEST) -q tests/lab -m 'not long'
 
-# Most tests wait for time-outs, restarts and elections, not for a processor: several files at once, each in namespaces of its own.
-PARALLEL := -n 2 --dist loadfile
+# Most tests wait for time-outs, restarts and elections, not for a processor: several at once, each in namespaces of its own.
+# The lab's take longest, so they come first (tests/conftest.py says which tests stay together).
+PARALLEL := -n 3 --dist loadgroup --no-loadscope-reorder tests/lab tests/kernel tests/contract tests/unit
 
 test: root lint ## everything that CI runs (root)
-	@$(PYTEST) $(PARALLEL) -m 'not long' tests/unit tests/contract tests/kernel
-	@$(PYTEST) -m 'not long' tests/lab
+	@$(PYTEST) -m 'not long' $(PARALLEL)
 
-test-long: root lint ## the same with the long runs: 100 start/stop rounds and more (root)
-	@$(PYTEST) $(PARALLEL) tests/unit tests/contract tests/kernel
-	@$(PYTEST) tests/lab
+test-long: root lint ## the same with the long runs: 100 start/stop rounds, all Docker releases and more; hours (root)
+	@$(PYTEST) $(PARALLEL)
 
 .PHONY: constraints
 constraints: setup ## pin in constraints.txt what is installed now

@@ -18,10 +18,16 @@ _NAMES = ("NODENAME", "HOSTNAME", "IP", "IP6", "AS")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Where several workers share the tests: a file stays with one, and so do all that use the session's lab."""
+    """Where several workers share the tests, those that stand on the same hosts stay with one of them."""
     for item in items:
-        hosts = "store_lab" in getattr(item, "fixturenames", ())
-        item.add_marker(pytest.mark.xdist_group("store lab" if hosts else item.nodeid.partition("::")[0]))
+        item.add_marker(pytest.mark.xdist_group(_party(item)))
+
+
+def _party(item: pytest.Item) -> str:
+    """The lab that a test uses, else its file. The folder of acceptance tests has labs of its own."""
+    labs = [name for name in ("store_lab", "pair") if name in getattr(item, "fixturenames", ())]
+    file = item.nodeid.partition("::")[0]
+    return labs[0] if labs else "acceptance" if "/acceptance/" in file else file
 
 
 @pytest.fixture(autouse=True)
