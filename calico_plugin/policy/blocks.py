@@ -53,8 +53,10 @@ class Member:
 class Sorter:
     """One block in one direction. `update` when a policy of it changed, `move` when only sets did."""
 
-    def __init__(self, prefix: str, block: Block, direction: str, least: int) -> None:
-        self._prefix, self._name, self._direction, self._least = prefix, repr(block), direction, least
+    def __init__(self, prefix: str, block: Block, direction: str, sort_from: int) -> None:
+        self._prefix, self._name, self._direction = prefix, repr(block), direction
+        # Where a tier is worth maps at all, so are short runs of it: a look costs about as much as some policies.
+        self._least = max(2, sort_from // 3)
         self._conditions: dict[ResourceKey, tuple[tuple[Parsed, ...], tuple[Condition, ...]]] = {}
         self._keys: dict[ResourceKey, tuple[tuple[Condition, ...], bool, Keys | None]] = {}
         self._specs: dict[str, SetSpec] = {}

@@ -70,7 +70,7 @@ class TierPart:
     default_pass: bool
     broken: bool = False
     block_size: int = 512
-    sort_from: int = 24
+    sort_from: int = 21
 
     def blocks(self) -> list[Block]:
         return cut(self.policies, self.block_size, self.sort_from)

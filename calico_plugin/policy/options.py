@@ -46,7 +46,7 @@ class PolicyOptions:
     `endpoint_to_host` is what follows for packets from a workload to this host that its egress policy allowed:
     `drop`, `return` (the host's own INPUT rules decide) or `accept` (in our table the same as `return`: an accept of
     nftables binds no other table). `block_size`: about how many policies share their maps, `sort_from`: from how
-    many on they get any (see `blocks`).
+    many of a tier on they get any (see `blocks`).
     `log_group`: nflog group that is told of packets that meet a Log rule, and with `flow_log` of each connection that a
     rule allows or denies; 0: none. `reject`: who is denied is told so (ICMP), except before routing. `log_rate` bounds
     what each Log rule writes to the kernel's log.
@@ -63,7 +63,7 @@ class PolicyOptions:
     failsafe_outbound: tuple[Failsafe, ...] = _OUTBOUND
     log_prefix: str = "calico-packet"
     block_size: int = 512
-    sort_from: int = 24
+    sort_from: int = 21
     log_group: int = 0
     flow_log: bool = False
     reject: bool = False

@@ -149,8 +149,8 @@ class Writer:
     def _write_block(self, user: User, direction: str, block: Block) -> None:
         sorter = self._sorters.get(user)
         if sorter is None:
-            least = next(iter(self._lists.tiers_of(user))).sort_from
-            sorter = self._sorters[user] = Sorter(chains.run_prefix(direction), block, direction, least)
+            sort_from = next(iter(self._lists.tiers_of(user))).sort_from
+            sorter = self._sorters[user] = Sorter(chains.run_prefix(direction), block, direction, sort_from)
         before = sorter.pieces
         self._put_sorted(user, sorter.update(chains.members(block, direction, self._book.policy), self._set_of))
         if sorter.pieces != before:
