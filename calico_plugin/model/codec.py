@@ -6,9 +6,9 @@ was read. Bytes are those of Go's encoder: compact, struct order, maps sorted, `
 
 from __future__ import annotations
 
-import threading
 from dataclasses import dataclass
 from functools import lru_cache
+from threading import Lock
 from typing import Any, Generic, Mapping, Type, TypeVar
 
 import msgspec
@@ -23,7 +23,7 @@ T = TypeVar("T", bound=msgspec.Struct)
 # "deterministic" sorts free maps and leaves structs in the order of their fields.
 _ENCODER = msgspec.json.Encoder(order="deterministic")
 _DECODERS: dict[type, msgspec.json.Decoder[Any]] = {}
-_MAKING = threading.Lock()
+_MAKING = Lock()
 _NEVER_STORED = ("resourceVersion", "selfLink")
 
 
