@@ -97,7 +97,7 @@ class SharedMember(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True
 
 
 class EndpointNames(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, rename="camel"):
-    """Value of `/calico/docker/v1/endpoint-names/<node>/<endpoint id>`: what a running container is called on a network.
+    """Value of `/calico/docker/v1/endpoint-names/<node>/<endpoint id>`: what a container is called on a network.
 
     `names`: the container's name first, then aliases, short id, host name. `network`: Docker's name of the network.
     Void without the WorkloadEndpoint of the same node and endpoint id.
