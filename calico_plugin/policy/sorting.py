@@ -23,7 +23,6 @@ from calico_plugin.policy.keys import SIDE, Keys
 from calico_plugin.policy.ranges import Places, Segments, address_range, port_range, segments
 from calico_plugin.policy.rules import FAMILIES, merge_ports
 
-
 _FEW = 32
 
 

@@ -77,6 +77,7 @@ def _params() -> list[Any]:
 @pytest.fixture(scope="session", params=_params())
 def pair(request: pytest.FixtureRequest) -> Iterator[Lab]:
     """host1 and host2, each with a Docker of its own, calico-node on both."""
+    state.clear_abandoned("pytest-pair")
     own = state.claim_free("pytest-pair")
     mixed = tuple(RELEASES[label] for label in (request.param.split(" and ") * 2)[:2])
     lab = labs.up(LabSpec(own.name, hosts=2, cluster_store=False, mixed=mixed))
