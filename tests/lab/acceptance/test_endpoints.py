@@ -32,6 +32,9 @@ def test_p07_fifty_containers_at_once(lab, network):
     assert len(found) == len(set(found)) == 50
     first = Container(lab["host1"], "fifty-0")
     wait_for("all to be reached", lambda: all(first.pings(one) for one in found), 30)
+    # One after the other: Docker 20.10 miscounts a network's endpoints when many go at once (docs/networks.md).
+    for number in range(50):
+        lab[lab.hosts[number % 2]].run("docker", "rm", "-f", f"fifty-{number}")
 
 
 def test_p19_p20_inspect_and_mac(network, run):
