@@ -7,10 +7,11 @@ from typing import Any, Iterable, Sequence
 
 import click
 
-from calico_plugin.cli import completion, output, suggest, tables
+from calico_plugin.cli import completion, output, suggest, tables, watching
 from calico_plugin.cli.kinds import kind_of
 from calico_plugin.cli.output import Form
 from calico_plugin.cli.session import Session, common, session_of
+from calico_plugin.cli.wanted import Wanted, facts
 from calico_plugin.errors import (
     CalicoError,
     DatastoreUnauthorized,
@@ -20,17 +21,8 @@ from calico_plugin.errors import (
     NotFound,
 )
 from calico_plugin.model.codec import Stored
-from calico_plugin.model.resources import KINDS, BGPConfiguration, Metadata, Resource
+from calico_plugin.model.resources import KINDS, Metadata, Resource
 from calico_plugin.model.resources.meta import API_VERSION
-
-
-@dataclass(frozen=True)
-class Wanted:
-    """One thing to read: a list of a kind when `name` is empty."""
-
-    kind: str
-    name: str = ""
-    namespace: str = ""
 
 
 @dataclass(frozen=True)
@@ -86,8 +78,6 @@ def get(context: click.Context, kind: str | None, names: tuple[str, ...], form: 
         for item in wanted:
             tables.columns(item.kind, chosen.name, chosen.headings, with_namespace)
     if given["watch"]:
-        from calico_plugin.cli import watching
-
         watching.run(session, wanted, chosen, with_namespace)
         return
     found, errors = _read(session, wanted)
@@ -199,12 +189,3 @@ def _document(answer: Found, export: bool) -> dict[str, Any]:
 def _with_items(document: dict[str, Any]) -> dict[str, Any]:
     """Templates always see lists (node-and-cli 4.4)."""
     return document if "items" in document else {"items": [document]} | document
-
-
-def facts(session: Session, headings: Sequence[str]) -> tables.Facts:
-    """The AS number that nodes inherit is read only when a column shows it."""
-    if "ASN" not in headings:
-        return tables.Facts()
-    stored = session.store.resources(BGPConfiguration).find("default", session.deadline())
-    number = stored.value.spec.as_number if stored else None
-    return tables.Facts(number) if number is not None else tables.Facts()

@@ -11,22 +11,20 @@ import signal
 import threading
 from contextlib import contextmanager
 from types import FrameType
-from typing import TYPE_CHECKING, Any, Iterator, Sequence
+from typing import Any, Iterator, Sequence
 
 import click
 
 from calico_plugin.cli import objects, tables, yamlout
 from calico_plugin.cli.output import Form, Row
+from calico_plugin.cli.session import Session
+from calico_plugin.cli.wanted import Wanted, facts
 from calico_plugin.datastore.kv import Change, KeyValue
 from calico_plugin.datastore.watch import Broken, Changes, Event, Listed, Watch, difference
 from calico_plugin.errors import CorruptValue, InvalidInput
 from calico_plugin.model import codec, keys
 from calico_plugin.model.codec import Stored
 from calico_plugin.model.resources import KINDS
-
-if TYPE_CHECKING:
-    from calico_plugin.cli.get import Wanted
-    from calico_plugin.cli.session import Session
 
 ADDED, MODIFIED, DELETED = "ADDED", "MODIFIED", "DELETED"
 _EVENT = "EVENT"
@@ -111,8 +109,6 @@ class _Table:
     """Rows as they come: columns grow with the cells, the heading stands once."""
 
     def __init__(self, session: Session, kind: str, headings: Sequence[str]) -> None:
-        from calico_plugin.cli.get import facts
-
         self._kind, self._headings = kind, headings
         self._facts = facts(session, headings)
         self._row = Row((_EVENT.ljust(len(MODIFIED)), *headings))
