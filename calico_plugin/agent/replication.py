@@ -99,7 +99,8 @@ class Replicator:
             self._bring_out_your_dead()
             local = [self._local(one) for one in listed]
             actions = shared.decide(local, {name: one.value for name, one in self._shared.items()}, self._members)
-            soon = any(isinstance(action, (shared.Remove, shared.Bury)) for action in actions)
+            again = (shared.Remove, shared.RemoveTwin, shared.Bury)
+            soon = any(isinstance(action, again) for action in actions)
             if not any([self._do(api, action, thorough) for action in actions]):
                 break
             listed = api.networks()
@@ -143,6 +144,8 @@ class Replicator:
                 return self._create(api, seen, thorough)
             case shared.Remove():
                 return self._remove(api, action)
+            case shared.RemoveTwin(network, seen):
+                return self._remove_twin(api, network, seen)
             case shared.Refuse(seen, why):
                 self._say(seen.name, f"is not made on this host: {why}")
                 return not self._note(seen, CONFLICT, detail=why)
@@ -210,6 +213,21 @@ class Replicator:
         tell = self._log.warning if action.raced else self._log.info
         tell("removed a network", network=network.name, id=network.id[:12], why=action.why)
         self._forget(network.name)
+        return True
+
+    def _remove_twin(self, api: DockerApi, network: LocalNetwork, seen: SharedNetwork) -> bool:
+        """The notes are about the other one: they stay."""
+        which = f"{network.id[:12]}, made here at the same time as that of {seen.created_on}"
+        try:
+            api.remove_network(network.id)
+        except DockerBusy:
+            users = ", ".join(api.network_users(network.id)) or "containers"
+            self._say(network.name, f"is there twice on this host: {which}, is in use by {users}")
+            return False
+        except DockerError as error:
+            self._say(network.name, f"is there twice on this host: {which}, cannot be removed: {error}")
+            return False
+        self._log.warning("removed the second network of a name", network=network.name, id=which)
         return True
 
     def _bury(self, seen: SharedNetwork, thorough: bool) -> None:

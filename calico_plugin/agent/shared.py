@@ -66,6 +66,16 @@ class Remove:
 
 
 @dataclass(frozen=True, slots=True)
+class RemoveTwin:
+    """Unless it is in use. Docker checks a name before it makes a network, so a user's command and ours, at the same
+    moment, may make two of one name on one host; then neither can be named any more.
+    """
+
+    network: LocalNetwork
+    shared: SharedNetwork
+
+
+@dataclass(frozen=True, slots=True)
 class Refuse:
     """The shared network cannot be here; `why` in words."""
 
@@ -87,7 +97,7 @@ class Bury:
     shared: SharedNetwork
 
 
-Action = Publish | Adopt | Create | Remove | Refuse | Forget | Bury
+Action = Publish | Adopt | Create | Remove | RemoveTwin | Refuse | Forget | Bury
 
 
 def decide(
@@ -119,9 +129,11 @@ def difference(one: NetworkSpec, other: NetworkSpec) -> str:
 def _decide(
     name: str, local: Sequence[LocalNetwork], shared: SharedNetwork | None, member: SharedMember | None
 ) -> Iterator[Action]:
-    mine = _chosen([one for one in local if one.ours], member)
+    ours = [one for one in local if one.ours]
+    mine = _chosen(ours, member)
     if mine is not None:
         yield from _present(mine, shared, member)
+        yield from _twins(mine, ours, shared, member)
     elif shared is None:
         if member is not None:
             yield Forget(name)
@@ -152,6 +164,14 @@ def _present(mine: LocalNetwork, shared: SharedNetwork | None, member: SharedMem
     else:
         why = f"a network made here differs from that of {shared.created_on}: {difference(mine.spec, shared.spec)}"
         yield Refuse(shared, why)
+
+
+def _twins(
+    mine: LocalNetwork, ours: Sequence[LocalNetwork], shared: SharedNetwork | None, member: SharedMember | None
+) -> Iterator[Action]:
+    if shared is None or shared.deleted or member is None or (member.uid, member.network_id) != (shared.uid, mine.id):
+        return
+    yield from (RemoveTwin(one, shared) for one in ours if one is not mine and _raced(one, shared))
 
 
 def _chosen(ours: Sequence[LocalNetwork], member: SharedMember | None) -> LocalNetwork | None:

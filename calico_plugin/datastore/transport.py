@@ -214,6 +214,7 @@ class Transport:
         left = deadline.check(f"etcd at {', '.join(self.urls)}")
         give_up = self._clock() + self._patience
         doubtful, failures, renewals, pause = False, 0, 0, _FIRST_PAUSE
+        cause = (grpc.StatusCode.DEADLINE_EXCEEDED, "")
         while True:
             member, metadata, sent = self.member(), self._known_metadata(), False
             try:
@@ -222,6 +223,8 @@ class Transport:
                 return getattr(member, method)(request, timeout=self._try_time(left), metadata=metadata), doubtful
             except grpc.RpcError as error:
                 code, details = error.code(), error.details() or ""
+            # A last try that was short of time must not hide what the tries before it were told.
+            cause = cause if code is grpc.StatusCode.DEADLINE_EXCEEDED and failures else (code, details)
             retry = etcd_errors.retry_of(code, details)
             if retry is Retry.NEW_TOKEN and self._access.username and renewals < _TOKEN_RENEWALS:
                 renewals += 1
@@ -236,7 +239,7 @@ class Transport:
             left = deadline.left()
             whole_round = failures % len(self._endpoints) == 0
             if left <= 0 or (doubtful and not repeat) or (whole_round and self._clock() >= give_up):
-                raise self._error(code, details, doubtful)
+                raise self._error(*cause, doubtful)
             if whole_round:
                 self._sleep(min(pause, left))
                 pause = min(2 * pause, _LONGEST_PAUSE)

@@ -36,7 +36,8 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo) -> _Wrapped:
     """Dump the lab when a test that used it failed."""
     report = yield
-    used = getattr(item, "funcargs", {}).get("lab") or item.session.stash.get(_LAB, None)
+    given = getattr(item, "funcargs", {})
+    used = given.get("lab") or given.get("pair") or item.session.stash.get(_LAB, None)
     if report.failed and call.when in ("setup", "call") and isinstance(used, Lab):
         place = dump(used, item.name)
         report.sections.append(("lab", f"state and logs are in {place} and {place.parent}"))

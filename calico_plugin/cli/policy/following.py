@@ -142,7 +142,10 @@ class _Guest:
     def read(self, seconds: float | None) -> list[Logged]:
         if not select.select([self._socket], [], [], seconds)[0]:
             return []
-        message = self._socket.recv(_MESSAGE)
+        try:
+            message = self._socket.recv(_MESSAGE)
+        except ConnectionError:
+            raise _Ended from None  # it ended before it had let us in
         if not message:
             raise _Ended
         return msgspec.json.decode(message, type=list[Logged])

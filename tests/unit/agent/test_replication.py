@@ -410,6 +410,28 @@ def test_random_lives(tmp_path: Path, seed: int) -> None:
     world.check()
 
 
+@pytest.mark.parametrize("used", [False, True])
+def test_docker_made_two_of_one_name(tmp_path: Path, used: bool) -> None:
+    """A user's command and the agent's passed Docker's check at once: ours stays; the other goes, or is named."""
+    world = World(tmp_path)
+    world["a"].create("net", RED)
+    world["a"].step()
+    world["b"].step()
+    copy = world["b"].named("net")
+    assert copy is not None
+    world["b"].create("other", BLUE)
+    twin = world["b"].named("other")
+    assert twin is not None
+    world["b"].docker[twin.id] = replace(twin, name="net")
+    if used:
+        world["b"].users.add("net")
+    world["b"].step()
+    assert copy.id in world["b"].docker and (twin.id in world["b"].docker) == used
+    assert ("is there twice" in world["b"].complaints()) == used
+    world.settle()
+    assert world["a"].spec("net") == RED and world["b"].docker[copy.id].spec == RED
+
+
 # The decision itself.
 
 MINE = LocalNetwork("id1", "net", "calico", True, "2026-11-25T10:00:00.1Z", PLAIN)
@@ -444,6 +466,10 @@ def test_decisions() -> None:
     assert decided(other, there=gone, member=creating) == ["Publish"]
     twin = replace(MINE, id="id0", created="2026-11-25T09:00:00Z")
     assert decided(MINE, twin, there=THEIRS, member=LINKED) == []
+    twin = replace(MINE, id="id0", created="2026-11-25T10:00:31Z", spec=RED)
+    assert decided(MINE, twin, there=THEIRS, member=LINKED) == ["RemoveTwin"]
+    assert decided(MINE, twin, there=gone, member=LINKED) == ["Remove"]
+    assert decided(MINE, twin) == ["Publish"]
 
 
 def test_docker_times() -> None:
