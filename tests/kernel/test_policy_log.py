@@ -123,7 +123,9 @@ def test_several_follow_at_once(host: AgentHost) -> None:
         for one in (first, second, third):
             wait_until("the packet", one.packets, 10)
         first.__exit__()
+        # One has the kernel's ear, and the other has come in by its door: who comes later is not told of before.
         wait_until("a new ear", lambda: host.run("cat", "/proc/net/netfilter/nfnetlink_log").strip(), 10)
+        wait_until("the other", lambda: doors(host) == 2, 10)
         assert pings(f"{host.netns}a", "10.65.0.2")
         for one in (second, third):
             wait_until("the second packet", lambda: len(one.packets()) == 2, 10)
