@@ -1,7 +1,9 @@
-"""Docker containers on a pool that wraps packets between the hosts; the mode changes while they run."""
+"""Docker containers on a pool that wraps packets between the hosts, or hides addresses; it changes while they run."""
 from __future__ import annotations
 
 import json
+import re
+import subprocess
 
 import pytest
 
@@ -74,3 +76,50 @@ def test_traffic_goes_on_through_the_change(network, run, mode, kind):
             wait_for("the ping", lambda: a.pings(b.address()), 15)
     stream.unbroken(longest=5)
     print(f"{kind}: longest pause {stream.longest:.2f} s, {stream.lost} lost")
+
+
+@pytest.mark.long
+def test_nat_outgoing_hides_containers_from_others_only(lab, network, run):
+    """Who is no node and in no pool sees the host's address where the pool says so; containers see each other's."""
+    node, outside = lab.node("host1"), "172.20.62.127"
+    net = network("cal_nat")
+    a, b = run("host1", "nat-a", net), run("host2", "nat-b", net)
+    reach(a, b)
+    node.ctl("patch", "ippool", POOL, "-p", json.dumps({"spec": {"natOutgoing": True}}))
+    try:
+        hosts_own = str(lab.spec.address("host1").ip)
+        with Heard(lab["etcd"]) as heard:
+            wait_for("the host's address", lambda: a.pings(outside) and hosts_own in heard.now(), 15)
+        with Heard(lab["etcd"]) as heard:
+            assert a.pings(outside)
+        assert heard.sources == {hosts_own}
+        with Heard(lab["host2"]) as heard:
+            assert a.pings(b.address())
+        assert heard.sources == {a.address()}
+    finally:
+        node.ctl("patch", "ippool", POOL, "-p", json.dumps({"spec": {"natOutgoing": False}}))
+    with Heard(lab["etcd"]) as heard:
+        wait_for("the plain address", lambda: not a.pings(outside) or a.address() in heard.now(), 15)
+    assert a.address() in heard.sources
+
+
+class Heard:
+    """Who sends echo requests that come to a machine from the others."""
+
+    def __init__(self, machine) -> None:
+        self._file = machine.logs / "heard.txt"
+        with self._file.open("wb") as file:
+            self._capture = machine.popen("tcpdump", "-nlQ", "in", "--immediate-mode", "-i", "eth0",
+                                          "icmp[icmptype] == icmp-echo", stdout=file, stderr=subprocess.STDOUT)
+
+    def __enter__(self) -> Heard:
+        wait_for("tcpdump to listen", lambda: "listening" in self._file.read_text(), 10)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._capture.terminate()
+        self._capture.wait(10)
+        self.sources = self.now()
+
+    def now(self) -> set[str]:
+        return set(re.findall(r"IP (\S+) > \S+: ICMP echo request", self._file.read_text()))
