@@ -7,7 +7,7 @@ from typing import Any, Iterable, Sequence
 
 import click
 
-from calico_plugin.cli import completion, output, suggest, tables, watching
+from calico_plugin.cli import completion, output, suggest, tables
 from calico_plugin.cli.kinds import kind_of
 from calico_plugin.cli.output import Form
 from calico_plugin.cli.session import Session, common, session_of
@@ -78,6 +78,8 @@ def get(context: click.Context, kind: str | None, names: tuple[str, ...], form: 
         for item in wanted:
             tables.columns(item.kind, chosen.name, chosen.headings, with_namespace)
     if given["watch"]:
+        from calico_plugin.cli import watching  # reads YAML, which takes long to import
+
         watching.run(session, wanted, chosen, with_namespace)
         return
     found, errors = _read(session, wanted)
