@@ -6,7 +6,6 @@ fills in its `status`. `calicoctl node status -o json` prints the same, with all
 
 from __future__ import annotations
 
-import threading
 import time
 from dataclasses import dataclass
 from datetime import datetime, timezone
@@ -25,6 +24,7 @@ from calico_plugin.model import codec, keys
 from calico_plugin.model.codec import Stored
 from calico_plugin.model.resources.cluster import CalicoNodeStatus
 from calico_plugin.node import report
+from calico_plugin.node.follower import Follower
 from calico_plugin.node.report import Row
 from calico_plugin.observe.log import bug
 from calico_plugin.routing.apply import SOCKET_NAME
@@ -131,7 +131,7 @@ def _route(one: Route, peer: Row | None) -> dict[str, Any]:
     }
 
 
-class Reporter:
+class Reporter(Follower):
     """Fills in the CalicoNodeStatus resources of this node while calico-node runs, each in its own period.
 
     A period of 0 means once, when the resource is new. Where there is no such resource, nothing is done but a watch.
@@ -139,19 +139,9 @@ class Reporter:
 
     def __init__(self, kv: KV, node: str, run_dir: Path) -> None:
         self._store, self._node, self._run_dir = Store(kv), node, run_dir
-        self._watch = Watch(kv, (keys.kind_prefix("CalicoNodeStatus"),))
-        self._wake, self._closing = threading.Event(), threading.Event()
+        super().__init__(Watch(kv, (keys.kind_prefix("CalicoNodeStatus"),)), "node-status")
         self._wanted: dict[str, Stored[CalicoNodeStatus]] = {}
         self._written: dict[str, float] = {}
-
-    def start(self) -> None:
-        for work, name in ((self._work, "node-status"), (self._follow, "node-status-watch")):
-            threading.Thread(target=work, name=name, daemon=True).start()
-
-    def close(self) -> None:
-        self._closing.set()
-        self._watch.close()
-        self._wake.set()
 
     def _work(self) -> None:
         failed = False

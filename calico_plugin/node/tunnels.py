@@ -8,7 +8,6 @@ a leak. Every step may be repeated: a reservation that was made but not yet told
 
 from __future__ import annotations
 
-import threading
 from dataclasses import dataclass
 from ipaddress import ip_address, ip_network
 from typing import Any, Sequence
@@ -26,6 +25,7 @@ from calico_plugin.model import keys, names
 from calico_plugin.model.codec import Stored
 from calico_plugin.model.resources import IPPool, Node
 from calico_plugin.model.resources.node import NodeBGPSpec, NodeSpec
+from calico_plugin.node.follower import Follower
 from calico_plugin.observe.log import bug
 from calico_plugin.policy import selector
 from calico_plugin.routing.tunnels import encapsulation
@@ -207,24 +207,14 @@ def _inside(address: str, pools: Sequence[str]) -> bool:
     return any(ip_address(address) in ip_network(cidr, strict=False) for cidr in pools)
 
 
-class Keeper:
+class Keeper(Follower):
     """Keeps the reservations right while calico-node runs: at once after a change of a pool or of the own Node, and
     now and then.
     """
 
     def __init__(self, kv: KV, node: str) -> None:
         self._kv, self._node = kv, node
-        self._wake, self._closing = threading.Event(), threading.Event()
-        self._watch = Watch(kv, (keys.kind_prefix("IPPool"), keys.kind_prefix("Node")))
-
-    def start(self) -> None:
-        for work, name in ((self._work, "tunnel-addresses"), (self._follow, "tunnel-watch")):
-            threading.Thread(target=work, name=name, daemon=True).start()
-
-    def close(self) -> None:
-        self._closing.set()
-        self._watch.close()
-        self._wake.set()
+        super().__init__(Watch(kv, (keys.kind_prefix("IPPool"), keys.kind_prefix("Node"))), "tunnel-addresses")
 
     def _work(self) -> None:
         failures = 0
