@@ -13,18 +13,16 @@ import select
 import socket
 import struct
 import subprocess
-import threading
 import time
 from dataclasses import dataclass
-from typing import Callable, Iterator, Sequence, TypeVar
+from typing import Iterator, Sequence
 
 from calico_plugin.dataplane import veth
 from calico_plugin.dataplane.netlink import RTM_SETLINK, Message, Netlink, text, u32
 from calico_plugin.dataplane.veth import Veth
 from calico_plugin.model.names import HOST_MAC
-from tests.kernel.packets import Packet, frame
+from tests.kernel.packets import Packet, frame, in_thread
 
-T = TypeVar("T")
 MAC = "02:00:00:00:00:02"
 UDP, DISCARD = 17, 9
 _LIBC = ctypes.CDLL(None, use_errno=True)
@@ -56,11 +54,11 @@ def create(links: Netlink, interface: str, address: str) -> Container:
     """With both ends of its link up, and known to this host's kernel as a neighbour, so that nothing is asked first."""
     inside = f"temp{interface[4:]}"
     veth.create(links, Veth(interface, inside, MAC))
-    namespace, inner = _in_thread(_new_namespace)
+    namespace, inner = in_thread(_new_namespace)
     links.execute(_set_link(inside, 0, u32(_IFLA_NET_NS_FD, namespace)))
     inner.execute(_set_link(inside, _IFF_UP, b""))
     inner.close()
-    return Container(interface, address, namespace, _in_thread(lambda: _packets(namespace, inside)))
+    return Container(interface, address, namespace, in_thread(lambda: _packets(namespace, inside)))
 
 
 def await_running(links: Netlink, containers: Sequence[Container], seconds: float = 20.0) -> None:
@@ -133,22 +131,3 @@ def _packets(namespace: int, interface: str) -> socket.socket:
     handle = socket.socket(socket.AF_PACKET, socket.SOCK_RAW, socket.htons(_ETH_P_IP))
     handle.bind((interface, _ETH_P_IP))
     return handle
-
-
-def _in_thread(work: Callable[[], T]) -> T:
-    """In a thread that ends: this one stays in its namespace."""
-    found: list[T] = []
-    failed: list[BaseException] = []
-
-    def body() -> None:
-        try:
-            found.append(work())
-        except BaseException as error:
-            failed.append(error)
-
-    thread = threading.Thread(target=body)
-    thread.start()
-    thread.join()
-    if failed:
-        raise failed[0]
-    return found[0]

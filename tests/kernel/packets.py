@@ -33,19 +33,13 @@ _QUIET = 0.3
 """Seconds without a frame after which none is expected: only waited for when a test's rules stop the barrier, too."""
 
 
-def in_namespace(name: str, work: Callable[[], T]) -> T:
-    """Run `work` in a short-lived thread inside a namespace; sockets made there stay there."""
+def in_thread(work: Callable[[], T]) -> T:
+    """Run `work` in a thread that ends, so that this one stays in its namespace."""
     outcome: list[T] = []
     failure: list[BaseException] = []
 
     def body() -> None:
         try:
-            handle = os.open(f"/run/netns/{name}", os.O_RDONLY)
-            try:
-                if _LIBC.setns(handle, _CLONE_NEWNET):
-                    raise OSError(ctypes.get_errno(), "setns")
-            finally:
-                os.close(handle)
             outcome.append(work())
         except BaseException as error:
             failure.append(error)
@@ -56,6 +50,20 @@ def in_namespace(name: str, work: Callable[[], T]) -> T:
     if failure:
         raise failure[0]
     return outcome[0]
+
+
+def in_namespace(name: str, work: Callable[[], T]) -> T:
+    """Run `work` in a short-lived thread inside a namespace; sockets made there stay there."""
+    def inside() -> T:
+        handle = os.open(f"/run/netns/{name}", os.O_RDONLY)
+        try:
+            if _LIBC.setns(handle, _CLONE_NEWNET):
+                raise OSError(ctypes.get_errno(), "setns")
+        finally:
+            os.close(handle)
+        return work()
+
+    return in_thread(inside)
 
 
 @dataclass(frozen=True, slots=True)
