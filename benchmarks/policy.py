@@ -32,7 +32,7 @@ import msgspec
 
 from benchmarks.containers import Container, Way, await_running, create
 from benchmarks.driver import memory, own_namespace, start
-from benchmarks.policy_world import LOCAL, NODE, Document, address, endpoint, interface, policy, world
+from benchmarks.policy_world import LOCAL, NODE, ROLES, Document, address, endpoint, interface, policy, world
 from benchmarks.report import Report, percentile
 from calico_plugin.dataplane import nfdump, nfwire
 from calico_plugin.dataplane.netlink import NETLINK_NETFILTER, Netlink
@@ -254,6 +254,19 @@ def label_changes(host: Host, numbers: Sequence[int], samples: int) -> Iterable[
     elements.close()
 
 
+def processor_of_labels(
+    host: Host, process: subprocess.Popen[bytes], idle: Spent, samples: int, label: str, values: tuple[str, str]
+) -> Spent:
+    """Of changes of one label of an endpoint of this host."""
+    document = endpoint(0)
+    used = Processor(process, idle)
+    for number in range(samples):
+        document["metadata"]["labels"][label] = values[number % 2]
+        host.put(document)
+        time.sleep(PAUSE)
+    return used.spent(samples)
+
+
 def first_packets(host: Host, samples: int) -> Iterable[tuple[float, float]]:
     """(until packets pass both ways, until the status file is there) of new endpoints."""
     for number in range(samples):
@@ -282,6 +295,10 @@ def measure_changes(host: Host, rows: Rows, process: subprocess.Popen[bytes], id
         used = Processor(process, idle)
         times = list(label_changes(host, numbers, samples))
         rows.add(f"{LABEL} (of a {place} endpoint)", times, used.spent(samples))
+    for what, label, values in (("that no selector names", "build", ("1", "2")), ("that some name", "role", ROLES[:2])):
+        loop, whole = processor_of_labels(host, process, idle, samples, label, values)
+        rows.one(f"processor of a local label {what}: loop, ms", loop)
+        rows.one(f"processor of a local label {what}: agent, ms", whole)
     used = Processor(process, idle)
     pairs = list(first_packets(host, samples))
     rows.add(FIRST, [passes for passes, _ in pairs], used.spent(samples))

@@ -7,7 +7,9 @@ one and meets the policy.
 
 The work is bounded: changes are collected for a moment; what can only open is passed over; a set's change looks at the
 connections of the addresses that came or went, a list's or chain's at those of its endpoints; and the thread rests as
-long as it worked, so that the loop is not held up. The first time, after a start, all endpoints are looked at.
+long as it worked, so that the loop is not held up. Each look makes the kernel walk its whole table of connections, so
+after one it rests so long that looks take a fiftieth of a processor, however fast the cluster changes. The first time,
+after a start, all endpoints are looked at.
 """
 
 from __future__ import annotations
@@ -29,6 +31,8 @@ from calico_plugin.policy.explain import Flow
 
 COLLECT_SECONDS = 0.2
 _SLICE_SECONDS = 0.005
+# Rest for each second of processor time that a look took, and the longest: what is forbidden shall not go on for long.
+_REST, _LONGEST_REST_SECONDS = 50, 2.0
 _BATCH = 256
 # Verdicts that are kept while one look lasts.
 _REMEMBERED = 20_000
@@ -68,11 +72,13 @@ class Cutter:
             rules = self._latest
         if rules is None or rules is self._judged:
             return
+        began = time.thread_time()
         # Kept until they have been looked at: that may fail, and is tried again.
         self._wanted |= self._concern.of(rules)
         if self._wanted:
             self._look(rules, self._wanted)
         self._wanted, self._judged = set(), rules
+        self.worker.stopping.wait(min(_LONGEST_REST_SECONDS, _REST * (time.thread_time() - began)))
 
     def _look(self, rules: Ruleset, wanted: Collection[str]) -> None:
         judge = Judge(rules, frozenset(self._kernel.own_addresses()))

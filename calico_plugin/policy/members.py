@@ -22,6 +22,7 @@ from calico_plugin.policy.selector import Labels
 
 _OCTET = "(?:25[0-5]|2[0-4][0-9]|1[0-9][0-9]|[1-9]?[0-9])"
 _PLAIN = re.compile(rf"({_OCTET}(?:\.{_OCTET}){{3}})(?:/32)?")
+_DIGEST = 12
 _HALVES = {"0.0.0.0/0": ("0.0.0.0/1", "128.0.0.0/1"), "::/0": ("::/1", "8000::/1")}
 
 
@@ -140,11 +141,15 @@ class _Live:
         return tuple(family for family in FAMILIES if self.members[family]) or FAMILIES[:1]
 
     def name(self, family: int) -> str:
-        """Empty when there is no set. Its kind is part of the name: another kind is another set (policy 5.4)."""
+        """Empty when there is no set. Its kind is part of the name: another kind is another set (policy 5.4).
+
+        The kernel compares each name of the table with the one that a message asks for: twelve characters of the
+        digest (72 bits) instead of all 38 halve what a member costs among a thousand sets.
+        """
         if family not in self.families:
             return ""
         letter = "n" if self.spec.port_name else "i" if self.members[family].prefixes else "s"
-        return f"{letter}{family}-{self.spec.id[2:]}"
+        return f"{letter}{family}-{self.spec.id[2:2 + _DIGEST]}"
 
     def build(self, family: int) -> AddressSet:
         counted = self.members[family]
