@@ -1,4 +1,4 @@
-"""Which interface of this host has which addresses: asked only while a host endpoint is found by its address.
+"""Which interfaces this host has, with which addresses: asked only while it has host endpoints.
 
 The answer is there before the rules are written that depend on it, so that such an endpoint governs its interface from
 the first pass in which it is known.
@@ -11,7 +11,7 @@ from typing import Protocol
 
 import structlog
 
-from calico_plugin.dataplane import addresses
+from calico_plugin.dataplane import addresses, links
 from calico_plugin.dataplane.netlink import Netlink
 from calico_plugin.errors import DataplaneError
 
@@ -24,7 +24,7 @@ class Asks(Protocol):
     @property
     def wants_interfaces(self) -> bool: ...
 
-    def on_interfaces(self, interfaces: dict[str, frozenset[str]]) -> None: ...
+    def on_interfaces(self, interfaces: dict[str, frozenset[str]], links: dict[str, bool]) -> None: ...
 
 
 class HostInterfaces:
@@ -39,6 +39,11 @@ class HostInterfaces:
         """An address came or went; whether policy may have to be written anew."""
         if _INDEX.unpack_from(body)[4] in containers:
             return False
+        return self.on_link()
+
+    def on_link(self) -> bool:
+        """A link of the host, none of a container, came, went or changed; whether policy may have to be written anew.
+        """
         self._stale = True
         return self._policy.wants_interfaces
 
@@ -47,10 +52,11 @@ class HostInterfaces:
         if not self._stale or not self._policy.wants_interfaces:
             return
         try:
-            self._policy.on_interfaces(addresses.by_interface(self._netlink))
+            known = {name: link.up and link.carrier for name, link in links.listing(self._netlink, "").items()}
+            self._policy.on_interfaces(addresses.by_interface(self._netlink), known)
             self._stale = False
         except DataplaneError as error:
-            self._log.warning("addresses of the host cannot be read; host endpoints stay as they are", error=str(error))
+            self._log.warning("interfaces of the host cannot be read; host endpoints stay as they are", error=str(error))
 
     def refresh(self) -> None:
         """Something may have been missed."""

@@ -321,7 +321,10 @@ class Loop:
         for kind, body in events:
             if kind in (RTM_NEWLINK, RTM_DELLINK):
                 self._tunnels.on_link(body)
-                report.events += self._on_link(kind, body)
+                ours = self._on_link(kind, body)
+                report.events += ours
+                if not ours and self._interfaces.on_link():
+                    self._policy.touch()
             elif kind in (routes.RTM_NEWROUTE, routes.RTM_DELROUTE):
                 self._tunnels.on_route(kind, body)
                 self._on_route(kind, body)

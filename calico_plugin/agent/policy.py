@@ -23,6 +23,10 @@ from calico_plugin.policy import PolicyEngine
 
 # Resources that metrics and files name at most.
 _NAMED = 100
+_EFFECTS = {
+    "FelixConfiguration": "the default holds",
+    "HostEndpoint": "what it governs fails closed, other interfaces stay as they are",
+}
 
 
 class Policy:
@@ -82,13 +86,13 @@ class Policy:
     def wants_interfaces(self) -> bool:
         return self._engine.wants_interfaces
 
-    def on_interfaces(self, interfaces: Mapping[str, frozenset[str]]) -> None:
-        """Addresses of the host's interfaces."""
-        self._engine.on_interfaces(interfaces)
+    def on_interfaces(self, interfaces: Mapping[str, frozenset[str]], links: Mapping[str, bool]) -> None:
+        """Addresses of the host's interfaces; of each link whether it is up."""
+        self._engine.on_interfaces(interfaces, links)
         self._dirty = True
 
     def host_endpoints(self) -> Mapping[str, str]:
-        """Name of each host endpoint of this node -> `up`, or `error` when it governs no interface."""
+        """Name of each host endpoint of this node -> `up`, `down`, or `error` when it governs no interface."""
         return self._engine.host_endpoints()
 
     def take_joined(self) -> set[str]:
@@ -160,7 +164,7 @@ class Policy:
         before = self._problems or {}
         for key, why in problems.items():
             if before.get(key) != why:
-                self._log.error(f"a resource cannot be understood; {_effect(key)}", resource=str(key), why=why)
+                self._log.error(f"a resource does not hold as written; {_effect(key)}", resource=str(key), why=why)
         self._problems = problems
         self._metrics.policy_problems.clear()
         for key in list(problems)[:_NAMED]:
@@ -171,4 +175,4 @@ class Policy:
 
 
 def _effect(key: ResourceKey) -> str:
-    return "the default holds" if key.kind == "FelixConfiguration" else "it fails closed"
+    return _EFFECTS.get(key.kind, "it fails closed")

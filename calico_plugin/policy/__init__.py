@@ -4,7 +4,7 @@ Use::
 
     engine = PolicyEngine(node_name, PolicyOptions())
     engine.on_update(key, old, new)    # every resource of every kind, in any order; None = absent; nothing is written
-    engine.on_interfaces(addresses)    # only matters to host endpoints that name no interface
+    engine.on_interfaces(addresses)    # only matters to host endpoints
     ruleset = engine.compile()         # frozen; unchanged objects are the same instances as last time
     table.apply(ruleset)               # dataplane.nftables: writes the difference, one transaction
     engine.problems()                  # key -> why: what could not be understood (it never opens anything)

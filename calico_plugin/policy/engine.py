@@ -105,19 +105,22 @@ class PolicyEngine:
             self._problem(key, new.why)
         handler(key, new)
 
-    def on_interfaces(self, interfaces: Mapping[str, frozenset[str]]) -> None:
-        """Hear of the host's interfaces and their addresses: only for host endpoints that name no interface."""
-        self._hosts.set_interfaces(interfaces)
+    def on_interfaces(
+        self, interfaces: Mapping[str, frozenset[str]], links: Mapping[str, bool] | None = None
+    ) -> None:
+        """Hear of the addresses of the host's interfaces, and (None: not known) which links there are and whether they
+        are up: only host endpoints depend on it.
+        """
+        self._hosts.set_interfaces(interfaces, links)
 
     @property
     def wants_interfaces(self) -> bool:
-        """Whether `on_interfaces` matters: a host endpoint of this node names no interface."""
+        """Whether `on_interfaces` matters: this node has a host endpoint for one of its interfaces."""
         return self._hosts.wants_interfaces
 
     def host_endpoints(self) -> Mapping[str, str]:
         """Name -> status of each that is of this node and understood, as of the last compile()."""
-        lost = set(self._hosts.unresolved())
-        return {key.name: "error" if key in lost else "up" for key in self._hosts.keys()}
+        return {key.name: state for key, state in self._hosts.states().items()}
 
     def on_namespace(self, interface: str, namespace: int | None) -> bool:
         """Hear where the container's end of an interface is; whether `compile` has work now."""
@@ -129,8 +132,7 @@ class PolicyEngine:
 
     def problems(self) -> Mapping[ResourceKey, str]:
         """What could not be understood and how it is wrong; see `reading` for what stands in."""
-        lost = {key: "governs no interface: none has an expected address" for key in self._hosts.unresolved()}
-        return {**lost, **self._problems}
+        return {**self._hosts.lost(), **self._problems}
 
     def interfaces(self) -> Mapping[str, ResourceKey]:
         """Host-side interface -> the workload endpoint whose policy the last compile() holds."""

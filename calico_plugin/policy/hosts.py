@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Callable, Iterable, Mapping
+from typing import Callable, Mapping
 
 from calico_plugin.model.keys import ResourceKey
 from calico_plugin.policy.chains import ListPart
@@ -19,6 +19,7 @@ class Hosts:
     def __init__(self) -> None:
         self._local: dict[ResourceKey, Host] = {}
         self._interfaces: Mapping[str, frozenset[str]] = {}
+        self._links: Mapping[str, bool] | None = None
         self._held: list[ListPart] = []
         self._dirty = False
         self.governed: Mapping[str, Host] = {}
@@ -28,12 +29,9 @@ class Hosts:
     def __contains__(self, key: ResourceKey) -> bool:
         return key in self._local
 
-    def keys(self) -> Iterable[ResourceKey]:
-        return self._local.keys()
-
     @property
     def wants_interfaces(self) -> bool:
-        return any(not host.interface for host in self._local.values())
+        return any(host.interface != ALL for host in self._local.values())
 
     def place(self, key: ResourceKey, host: Host | None) -> None:
         if host is not None:
@@ -45,8 +43,11 @@ class Hosts:
     def touch(self, key: ResourceKey) -> None:
         self._dirty = self._dirty or key in self._local
 
-    def set_interfaces(self, interfaces: Mapping[str, frozenset[str]]) -> None:
-        """Addresses of each interface of the host, as text without prefix lengths."""
+    def set_interfaces(self, interfaces: Mapping[str, frozenset[str]], links: Mapping[str, bool] | None) -> None:
+        """Addresses of each interface of the host, as text without prefix lengths; of each link whether it is up, None
+        where that is not known.
+        """
+        self._links = links
         if interfaces != self._interfaces:
             self._interfaces = interfaces
             self._dirty = self._dirty or bool(self._local)
@@ -73,7 +74,29 @@ class Hosts:
         self.everywhere = {stage.map: name for (stage, interface), name in names.items() if interface == ALL}
         return True
 
-    def unresolved(self) -> list[ResourceKey]:
-        """Endpoints that govern no interface."""
-        active = {host.key for host in self.governed.values()}
-        return [key for key in self._local if key not in active]
+    def states(self) -> dict[ResourceKey, str]:
+        """`up`, `down`, or `error` where it governs no interface, as Felix tells them."""
+        held: dict[ResourceKey, list[str]] = {key: [] for key in self._local}
+        for interface, host in self.governed.items():
+            if host.key in held:
+                held[host.key].append(interface)
+        return {key: self._state(interfaces) for key, interfaces in held.items()}
+
+    def _state(self, interfaces: list[str]) -> str:
+        links = self._links
+        known = [interface for interface in interfaces if links is None or interface == ALL or interface in links]
+        if not known:
+            return "error"
+        return "up" if links is None or any(links.get(interface, True) for interface in known) else "down"
+
+    def lost(self) -> dict[ResourceKey, str]:
+        """Endpoints that govern no interface, and why."""
+        return {key: self._why(self._local[key]) for key, state in self.states().items() if state == "error"}
+
+    def _why(self, host: Host) -> str:
+        if not host.interface:
+            return "governs no interface: none has an expected address"
+        other = self.governed.get(host.interface, host)
+        if other.key != host.key:
+            return f"governs no interface: {other.key.name} governs {host.interface}, the smaller name does"
+        return f"spec.interfaceName = {host.interface!r}: this host has no such interface; policy waits for it"

@@ -57,14 +57,39 @@ def status(host: AgentHost, name: str) -> str:
     return json.loads(item.value)["status"] if item else ""
 
 
+REPORTING = FelixConfiguration(metadata=Metadata(name="default"), spec={
+    "endpointReportingEnabled": True, "reportingInterval": "0s"})
+
+
+def link(host: AgentHost, name: str) -> None:
+    host.ip("link", "add", name, "type", "veth", "peer", f"{name}-far")
+    for one in (name, f"{name}-far"):
+        host.ip("link", "set", one, "up")
+
+
+def test_host_endpoint_of_an_interface_that_is_not_there(host: AgentHost) -> None:
+    """It is in error and named, and governs the interface from the moment when it comes; `down` while it is down."""
+    host.put(REPORTING)
+    host.put(HostEndpoint(metadata=Metadata(name="uplink"), spec=HostEndpointSpec(node=NODE, interface_name="wan")))
+    host.started()
+    wait_until("the status", lambda: status(host, "uplink") == "error")
+    assert "spec.interfaceName = 'wan': this host has no such interface" in Problems(host.run_dir).read()[POLICY][0]
+    assert governed(host) == {"wan"}
+    link(host, "wan")
+    wait_until("the status", lambda: status(host, "uplink") == "up")
+    assert Problems(host.run_dir).read() == {}
+    host.ip("link", "set", "wan", "down")
+    wait_until("the status", lambda: status(host, "uplink") == "down")
+    host.ip("link", "del", "wan")
+    wait_until("the status", lambda: status(host, "uplink") == "error")
+    assert governed(host) == {"wan"}
+
+
 def test_host_endpoint_governs_the_interface_that_has_its_address(host: AgentHost) -> None:
     """From the first pass after a start; it follows the address, and is in error while nobody has it."""
     for name in ("one", "two"):
-        host.ip("link", "add", name, "type", "veth", "peer", f"{name}-far")
-        host.ip("link", "set", name, "up")
-    reporting = FelixConfiguration(metadata=Metadata(name="default"), spec={
-        "endpointReportingEnabled": True, "reportingInterval": "0s"})
-    host.put(reporting)
+        link(host, name)
+    host.put(REPORTING)
     host.put(HostEndpoint(metadata=Metadata(name="uplink"), spec=HostEndpointSpec(
         node=NODE, expected_ips=("192.0.2.1", "2001:db8::1"))))
     host.ip("addr", "add", "192.0.2.1/24", "dev", "one")

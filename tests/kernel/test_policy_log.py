@@ -147,7 +147,7 @@ def test_what_is_not_understood_is_named(host: AgentHost) -> None:
     file = host.run_dir / "problems" / "policy.json"
     wait_until("the problem", file.exists, 5)
     assert "GlobalNetworkPolicy(bad): spec.selector" in json.loads(file.read_text())[0]
-    assert "a resource cannot be understood" in host.text()
+    assert "a resource does not hold as written" in host.text()
     assert 'calico_policy_problem{resource="GlobalNetworkPolicy(bad)"} 1.0' in metrics(host)
     done = subprocess.run(host.command(*CTL, "policy", "problems"), capture_output=True, text=True, env=environ())
     assert done.returncode == 1 and "GlobalNetworkPolicy(bad): spec.selector" in done.stdout
