@@ -56,7 +56,7 @@ class HostInterfaces:
             self._policy.on_interfaces(addresses.by_interface(self._netlink), known)
             self._stale = False
         except DataplaneError as error:
-            self._log.warning("interfaces of the host cannot be read; host endpoints stay as they are", error=str(error))
+            self._log.warning("the host's interfaces cannot be read; host endpoints stay as they are", error=str(error))
 
     def refresh(self) -> None:
         """Something may have been missed."""

@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
+import subprocess
+import sys
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -452,3 +456,28 @@ def test_explain_of_an_endpoint_that_waits_for_its_labels(cluster: Cli, kv: Etcd
     kv.put(key, codec.encode(marked), Deadline(5))
     status, found = explained(cluster, f"{LONE[:8]} {WEB[:8]} tcp 80")
     assert status == 1 and "labels of its container" in found["ends"][1]["decidedBy"]["reason"]
+
+
+HOLD = "import sys; from pathlib import Path; from calico_plugin.node.lock import Lock\n" \
+    "with Lock(Path(sys.argv[1])): print('held', flush=True); sys.stdin.read()"
+
+
+def test_explain_knows_the_environment_of_this_hosts_node(
+    cluster: Cli, clean_environ: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """`FELIX_…` variables win over what is stored; those of other hosts are not seen from here, and it says so."""
+    clean_environ.setenv("CALICO_RUN_DIR", str(tmp_path))
+    clean_environ.setenv("NODENAME", "h1")
+    line = f"{WEB[:8]} 172.16.0.1 tcp 22"
+    assert explained(cluster, line)[0] == 1
+    environ = {**os.environ, "FELIX_DEFAULTENDPOINTTOHOSTACTION": "ACCEPT"}
+    words = [sys.executable, "-c", HOLD, str(tmp_path)]
+    with subprocess.Popen(words, env=environ, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as node:
+        assert node.stdout is not None and node.stdout.readline() == b"held\n"
+        status, found = explained(cluster, line)
+        _, across = explained(cluster, f"{WEB[:8]} {DB[:8]} tcp 5432")
+        assert node.stdin is not None
+        node.stdin.close()
+    assert status == 0 and found["notes"] == []
+    assert across["notes"] == [
+        "h2: FELIX_… variables of its calico-node are not known on this host (h1 has defaultEndpointToHostAction)"]

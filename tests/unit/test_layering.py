@@ -52,7 +52,7 @@ EXTRA: dict[str, frozenset[str]] = {
         # The doctor looks at the host through these two alone; its checks take what they have read.
         "cli.doctor.context": "config node routing.apply",
         # Counters and logged packets of this host's table.
-        "cli.policy.host": "config dataplane",
+        "cli.policy.host": "config dataplane node.leftovers node.lock",
         "cli.policy.following": "dataplane",
         "cli.doctor.probes": "config node.ready node.leftovers dataplane",
     }.items()

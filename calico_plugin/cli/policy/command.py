@@ -106,7 +106,7 @@ def explain(
     form_of(form)
     session = session_of(context, given)
     number = flows.protocol_of(protocol)
-    cluster = world.read(session.kv, session.deadline())
+    cluster = world.read(session.kv, session.deadline(), host.environments())
     profiles = tuple(places.profile_of(network, cluster) for network in networks)
     ends = [
         places.find(text, side, cluster, host.containers, profiles)

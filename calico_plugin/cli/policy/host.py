@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Iterator, Mapping
+from typing import TYPE_CHECKING, Any, Iterator, Mapping
 
 from calico_plugin.cli.doctor import probes
 from calico_plugin.cli.policy.places import Containers
@@ -12,6 +12,8 @@ from calico_plugin.config import Settings
 from calico_plugin.errors import DockerError
 from calico_plugin.model.desired import Ruleset
 from calico_plugin.model.names import NFLOG_GROUP
+from calico_plugin.node import leftovers, lock
+from calico_plugin.policy import felix
 
 if TYPE_CHECKING:
     from calico_plugin.cli.policy.following import Following
@@ -52,6 +54,15 @@ def node_name() -> str:
         return os.environ.get("NODENAME") or settings.nodename_file.read_text().strip() or settings.node_name
     except OSError:
         return settings.node_name
+
+
+def environments() -> Mapping[str, Mapping[str, Any]]:
+    """This node -> what variables `FELIX_…` of the calico-node that runs here say of policy; they are seen on a node's
+    own host only.
+    """
+    pid = lock.holder(Settings.from_env(os.environ).run_dir)
+    found = felix.from_environment(leftovers.environment(pid)) if pid else {}
+    return {node_name(): found} if found else {}
 
 
 def counters(rules: Ruleset) -> Mapping[tuple[str, str], int]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass, replace
-from typing import Any, Mapping
+from typing import Any, Iterable, Mapping
 
 import msgspec
 
@@ -92,6 +92,7 @@ def judge(world: World, source: Place, destination: Place, flow: Flow) -> Answer
     notes = [f"{place.name}: {place.note}" for place in (source, destination) if place.note]
     notes += passed.assumed
     notes += through.notes(world, bench.rules, destination, flow)
+    notes += bench.notes()
     return Answer(flow, ends, tuple(notes), tuple(map(bench.passing, passed.stops)))
 
 
@@ -109,6 +110,13 @@ class _Bench:
             engine = self._world.engine(node, {EXPECTED: expected} if expected else {})
             self._rulesets[node] = engine.compile()
         return self._rulesets[node]
+
+    def notes(self) -> Iterable[str]:
+        """Where one calico-node has settings in its environment, others may have some that cannot be seen from here."""
+        known = self._world.environments
+        for node in self._rulesets.keys() - known.keys() if known else ():
+            told = "; ".join(f"{name} has {', '.join(sorted(members))}" for name, members in known.items())
+            yield f"{node}: FELIX_… variables of its calico-node are not known on this host ({told})"
 
     def passing(self, passed: Passed) -> Judgement:
         """At one of the host endpoints on the way."""

@@ -40,7 +40,7 @@ def list_(context: click.Context, wanted: str, counters: bool, form: str, **give
 
     form_of(form)
     session = session_of(context, given)
-    cluster = world.read(session.kv, session.deadline())
+    cluster = world.read(session.kv, session.deadline(), host.environments())
     place = places.find(wanted, "--for", cluster, host.containers, ())
     if place.resource is None:
         raise InvalidInput("--for", wanted, "must be an endpoint or labels: policy of other addresses does not exist")

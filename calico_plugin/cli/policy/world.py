@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
 from dataclasses import dataclass, field
-from typing import Iterable, Mapping, TypeVar
+from typing import Any, Iterable, Mapping, TypeVar
 
 from msgspec.structs import replace
 
@@ -29,10 +30,14 @@ SIMULATED = "simulated"
 
 @dataclass(frozen=True)
 class World:
-    """Every resource of the cluster; a value that does not parse is an Invalid, as for the agents."""
+    """Every resource of the cluster; a value that does not parse is an Invalid, as for the agents.
+
+    `environments`: node -> members of FelixConfiguration that its agent's environment sets, where that is known.
+    """
 
     resources: Mapping[ResourceKey, Resource | Invalid]
     revision: int = 0
+    environments: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     endpoints: Mapping[ResourceKey, WorkloadEndpoint] = field(init=False)
 
     def __post_init__(self) -> None:
@@ -44,11 +49,11 @@ class World:
 
     def with_resources(self, *more: Resource) -> World:
         added = {ResourceKey(one.kind, one.name, one.namespace): one for one in more}
-        return World({**self.resources, **added}, self.revision)
+        return dataclasses.replace(self, resources={**self.resources, **added})
 
     def engine(self, node: str, interfaces: Mapping[str, frozenset[str]] | None = None) -> PolicyEngine:
         """The engine of a node's agent, told everything. `interfaces`: addresses of those of the host."""
-        engine = PolicyEngine(node)
+        engine = PolicyEngine(node, environment=self.environments.get(node))
         engine.on_interfaces(interfaces or {})
         for key, value in self.resources.items():
             engine.on_update(key, None, value)
@@ -67,7 +72,7 @@ class World:
                 found.pop(key, None)
             elif action == "Set":
                 found[key] = enforced
-        return World(found, self.revision)
+        return dataclasses.replace(self, resources=found)
 
     def on_one_node(self) -> tuple[World, Mapping[str, ResourceKey]]:
         """All endpoints on one node, so that one engine compiles the rules of all; interface there -> endpoint."""
@@ -77,7 +82,7 @@ class World:
             interface = f"cali{number}"
             interfaces[interface] = key
             found[key] = replace(endpoint, spec=replace(endpoint.spec, node=SIMULATED, interface_name=interface))
-        return World(found, self.revision), interfaces
+        return dataclasses.replace(self, resources=found), interfaces
 
 
 def _enforced(staged: StagedGlobalNetworkPolicy | StagedNetworkPolicy) -> GlobalNetworkPolicy | NetworkPolicy:
@@ -86,10 +91,11 @@ def _enforced(staged: StagedGlobalNetworkPolicy | StagedNetworkPolicy) -> Global
     return kind(metadata=metadata, spec=replace(staged.spec, staged_action=None))
 
 
-def read(kv: KV, deadline: Deadline) -> World:
+def read(kv: KV, deadline: Deadline, environments: Mapping[str, Mapping[str, Any]] | None = None) -> World:
     """Raises DatastoreError, DeadlineExceeded."""
     listing = kv.list(keys.RESOURCES, deadline)
-    return World(dict(_decoded((item.key, item.value) for item in listing.items)), listing.revision)
+    resources = dict(_decoded((item.key, item.value) for item in listing.items))
+    return World(resources, listing.revision, environments or {})
 
 
 def _decoded(items: Iterable[tuple[str, bytes]]) -> Iterable[tuple[ResourceKey, Resource | Invalid]]:
