@@ -146,6 +146,11 @@ class CalicoNode:
         """``calicoctl node run``; returns what it printed."""
         return self.machine.run("calicoctl", "node", "run", env={**self.environment(), **settings}, seconds=90).stdout
 
+    def starts(self) -> bool:
+        """Whether ``calicoctl node run`` works now."""
+        done = self.machine.run("calicoctl", "node", "run", env=self.environment(), check=False, seconds=90)
+        return done.returncode == 0
+
     def stop(self) -> str:
         """``calicoctl node stop``: traffic goes on."""
         return self.ctl("node", "stop")
