@@ -19,6 +19,7 @@ from calico_plugin.driver.view import View
 from calico_plugin.driver.wire import IPAddress
 from calico_plugin.errors import Conflict, CorruptValue, NotFound
 from calico_plugin.ipam import block as arithmetic
+from calico_plugin.ipam.queries import Queries
 from calico_plugin.model import codec, keys
 from calico_plugin.model.ipam import AllocationAttribute, Block, Handle
 
@@ -48,9 +49,10 @@ class Allocation:
 class Allocations:
     def __init__(self, kv: KV, view: View, node: str) -> None:
         self._kv, self._view, self._node = kv, view, node
+        self._queries = Queries(kv, view)
 
     def find(self, address: IPAddress, deadline: Deadline) -> Allocation | None:
-        """Who has an address; None when it is free or in no pool."""
+        """Who has an address; None when it is free."""
         found = self._block(address, deadline)
         return of_ordinal(found[1], _ordinal(found[1], address)) if found else None
 
@@ -64,7 +66,7 @@ class Allocations:
         for _ in range(_TRIES):
             found = self._block(address, deadline)
             if found is None:
-                raise NotFound(f"address {address}", "it lies in no IP pool")
+                raise NotFound(f"address {address}", "it lies in no block")
             revision, block = found
             ordinal = _ordinal(block, address)
             present = arithmetic.attribute_of(block, ordinal)
@@ -95,11 +97,13 @@ class Allocations:
         return commit.succeeded
 
     def _block(self, address: IPAddress, deadline: Deadline) -> tuple[int, Block] | None:
-        """(revision, block) that holds the address."""
+        """(revision, block) that holds the address, also when its pool was deleted before the network."""
         pool = self._view.inputs(deadline).pool_of(address.version, int(address))
-        if pool is None:
+        holder = self._queries.block_holding(address, deadline) if pool is None else (
+            pool.cidr.block_of(int(address), pool.block_size))
+        if holder is None:
             return None
-        key = keys.block(str(pool.cidr.block_of(int(address), pool.block_size)))
+        key = keys.block(str(holder))
         item = self._kv.get(key, deadline)
         return (item.revision, codec.decode(Block, key, item.value)) if item else None
 

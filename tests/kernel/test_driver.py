@@ -16,6 +16,8 @@ import pytest
 from calico_plugin.deadline import Deadline
 from calico_plugin.model import codec, keys, names
 from calico_plugin.model.docker import NetworkRecord
+from calico_plugin.model.resources import IPPool, Metadata
+from calico_plugin.model.resources.ipam import IPPoolSpec
 from tests.etcd_server import etcd_cluster
 from tests.kernel.driverlab import (
     NODE,
@@ -550,6 +552,33 @@ def test_the_last_host_frees_what_another_has_reserved(lab: Lab) -> None:
     lab.driver.ok("IpamDriver.ReleaseAddress", PoolID=pool, Address="10.77.34.1")
     lab.driver.ok("NetworkDriver.DeleteNetwork", NetworkID=NET)
     assert "10.77.34.1" not in lab.addresses()
+
+
+def test_a_pool_that_goes_before_its_network(lab: Lab) -> None:
+    """Its network, gateway and containers end as always and leave nothing."""
+    key, cidr = keys.resource("IPPool", "narrow"), "10.99.0.0/24"
+    narrow = IPPool(metadata=Metadata(name="narrow"), spec=IPPoolSpec(cidr=cidr, node_selector="all()"))
+    lab.kv.create(key, codec.encode(narrow), Deadline(5))
+    pool, gateway = f"calico:{cidr}", {"RequestAddressType": "com.docker.network.gateway"}
+    data = {"AddressSpace": SPACE, "Pool": cidr, "Gateway": "10.99.0.1/24", "AuxAddresses": {"router": "10.99.0.9"}}
+
+    def granted(**members: Any) -> bool:
+        status, _ = lab.driver.call("IpamDriver.RequestAddress", PoolID=pool, **members)
+        return status == 200
+
+    wait_until(lambda: granted(Address="10.99.0.1", Options=gateway), "the pool is known")
+    assert granted(Address="10.99.0.9", Options=None)
+    lab.driver.ok("NetworkDriver.CreateNetwork", **create_network(NET, IPv4Data=[data]))
+    container = lab.start(NET, pool, endpoint(1))
+    lab.kv.delete(key, Deadline(5))
+    asked = {"AddressSpace": SPACE, "Pool": cidr, "SubPool": "", "Options": {}, "V6": False}
+    wait_until(lambda: lab.driver.call("IpamDriver.RequestPool", **asked)[0] != 200, "the pool is gone")
+    lab.stop(NET, pool, endpoint(1), container["address"])
+    for address in ("10.99.0.1", "10.99.0.9"):
+        lab.driver.ok("IpamDriver.ReleaseAddress", PoolID=pool, Address=address)
+    lab.driver.ok("NetworkDriver.DeleteNetwork", NetworkID=NET)
+    lab.nothing_left()
+    assert lab.kv.list(keys.HANDLES, Deadline(5)).items == ()
 
 
 def test_dockers_endless_questions_end(lab: Lab) -> None:
