@@ -15,6 +15,7 @@ from msgspec.structs import replace
 from calico_plugin.datastore.etcd import EtcdKV
 from calico_plugin.deadline import Deadline
 from calico_plugin.model import codec, keys, names
+from calico_plugin.model.docker import EndpointNames
 from calico_plugin.model.resources import Metadata, WorkloadEndpoint
 from calico_plugin.model.resources.endpoint import WorkloadEndpointPort, WorkloadEndpointSpec
 from tests.contract.test_cli_behaviour import Cli, cli
@@ -481,3 +482,26 @@ def test_explain_knows_the_environment_of_this_hosts_node(
     assert status == 0 and found["notes"] == []
     assert across["notes"] == [
         "h2: FELIX_… variables of its calico-node are not known on this host (h1 has defaultEndpointToHostAction)"]
+
+
+def test_explain_knows_containers_of_other_hosts_by_name(cluster: Cli, kv: EtcdKV) -> None:
+    """Names and aliases that the agents tell each other; one that means several is refused with what to write."""
+    def tell(node: str, eid: str, network: str, *called: str) -> None:
+        key = keys.endpoint_names(node, eid)
+        kv.put(key, codec.encode(EndpointNames(container=eid, network=network, names=called)), Deadline(5))
+
+    tell("h2", DB, "net", "sql", "db1", "postgres")
+    tell("h1", WEB, "net", "shop", "web")
+    status, found = explained(cluster, "shop postgres tcp 5432")
+    assert status == 0 and found["destination"]["name"] == "postgres" and found["destination"]["node"] == "h2"
+    assert explained(cluster, "shop@net sql@net tcp 80")[0] == 1
+    assert cluster("policy list --for sql")[1].startswith("sql (10.65.1.1, node h2)")
+    status, _, err = cluster("policy explain shop sqk tcp 80")
+    assert status == 2 and "did you mean sql?" in err
+    assert cluster("policy explain shop sql@other tcp 80")[0] == 2
+    tell("h1", LONE, "other", "third", "postgres")
+    status, _, err = cluster("policy explain shop postgres tcp 80")
+    assert status == 2 and "2 endpoints are called so: write one of postgres@net, postgres@other" in err
+    tell("h1", LONE, "net", "third", "postgres")
+    status, _, err = cluster("policy explain shop postgres tcp 80")
+    assert status == 2 and f"write one of {DB[:12]} (net), {LONE[:12]} (net)" in err

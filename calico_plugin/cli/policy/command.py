@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+from functools import partial
 from typing import Any, NoReturn
 
 import click
@@ -89,9 +90,9 @@ def explain(
 ) -> None:
     """Say whether policy allows a connection, which rule decides at each end, and which would decide without it.
 
-    SRC and DST: a container of this host (NAME, or NAME@NETWORK when it has several), an endpoint's id or its first
-    characters, an address, a host's name, or labels (role=web,env=prod: a container that would have them). PROTO: tcp,
-    udp, sctp, icmp, icmpv6 or a number. PORT: the destination's, also by name; for ICMP the type, or type/code.
+    SRC and DST: a container (NAME, or NAME@NETWORK when it has several), an endpoint's id or its first characters, an
+    address, a host's name, or labels (role=web,env=prod: a container that would have them). PROTO: tcp, udp, sctp, icmp,
+    icmpv6 or a number. PORT: the destination's, also by name; for ICMP the type, or type/code.
 
     Exit status: 0 allowed, 1 denied, 2 on an error, with a message on standard error.
 
@@ -101,15 +102,16 @@ def explain(
     calicoctl policy explain 203.0.113.9 web icmp
     """
     from calico_plugin.cli.output import dump_json
-    from calico_plugin.cli.policy import flows, host, judge, places, world
+    from calico_plugin.cli.policy import called, flows, host, judge, places, world
 
     form_of(form)
     session = session_of(context, given)
     number = flows.protocol_of(protocol)
     cluster = world.read(session.kv, session.deadline(), host.environments())
     profiles = tuple(places.profile_of(network, cluster) for network in networks)
+    elsewhere = partial(called.read, session.kv, session.deadline())
     ends = [
-        places.find(text, side, cluster, host.containers, profiles)
+        places.find(text, side, cluster, host.containers, profiles, elsewhere)
         for side, text in (("SRC", source), ("DST", destination))
     ]
     packet = flows.flow(ends[0], ends[1], number, port, source_port)

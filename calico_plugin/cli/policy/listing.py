@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any, Iterator, Mapping
 
 import click
 
-from calico_plugin.cli.policy import host, judge, places, world
+from calico_plugin.cli.policy import called, host, judge, places, world
 from calico_plugin.cli.policy.command import form_of
 from calico_plugin.cli.policy.judge import Decision
 from calico_plugin.cli.policy.places import Place
@@ -41,7 +42,8 @@ def list_(context: click.Context, wanted: str, counters: bool, form: str, **give
     form_of(form)
     session = session_of(context, given)
     cluster = world.read(session.kv, session.deadline(), host.environments())
-    place = places.find(wanted, "--for", cluster, host.containers, ())
+    elsewhere = partial(called.read, session.kv, session.deadline())
+    place = places.find(wanted, "--for", cluster, host.containers, (), elsewhere)
     if place.resource is None:
         raise InvalidInput("--for", wanted, "must be an endpoint or labels: policy of other addresses does not exist")
     node = place.node or place.resource.spec.node

@@ -5,8 +5,9 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 from ipaddress import ip_address, ip_interface
-from typing import Callable, Mapping
+from typing import Callable, Iterable, Mapping
 
+from calico_plugin.cli.policy.called import Called, Elsewhere, nothing
 from calico_plugin.cli.policy.world import World
 from calico_plugin.errors import InvalidInput
 from calico_plugin.model import names
@@ -56,9 +57,10 @@ class Place:
 
 
 def find(
-    text: str, side: str, world: World, containers: Callable[[], Containers], profiles: tuple[str, ...] = ()
+    text: str, side: str, world: World, containers: Callable[[], Containers], profiles: tuple[str, ...] = (),
+    elsewhere: Elsewhere = nothing,
 ) -> Place:
-    """Raises InvalidInput that names `side` (SRC or DST). `containers` asks Docker, only if needed.
+    """Raises InvalidInput that names `side` (SRC or DST). `containers` asks Docker, `elsewhere` etcd, only if needed.
 
     `profiles` are those of a container that is told by its labels alone.
     """
@@ -69,7 +71,7 @@ def find(
     for key, node in world.of(Node).items():
         if key.name == text:
             return Place(HOST, f"host {text}", _host_addresses(node), text)
-    return _by_name(text, side, world, containers())
+    return _by_name(text, side, world, containers(), elsewhere)
 
 
 def profile_of(network: str, world: World) -> str:
@@ -164,7 +166,7 @@ def _ports(alike: list[WorkloadEndpoint]) -> tuple[WorkloadEndpointPort, ...]:
     return alike[0].spec.ports if alike else ()
 
 
-def _by_name(text: str, side: str, world: World, containers: Containers) -> Place:
+def _by_name(text: str, side: str, world: World, containers: Containers, elsewhere: Elsewhere) -> Place:
     name, _, network = text.partition("@")
     if name in containers:
         return _of_container(text, side, world, containers[name], network)
@@ -174,10 +176,29 @@ def _by_name(text: str, side: str, world: World, containers: Containers) -> Plac
     if found:
         listed = ", ".join(sorted(one.spec.endpoint or one.name for one in found)[:4])
         raise InvalidInput(side, text, f"{len(found)} endpoints begin so: {listed}")
-    hint = "no container of this host's Docker, node or endpoint is called so" + did_you_mean(name, containers)
+    told = tuple(elsewhere())
+    if place := _of_another_host(text, side, world, told):
+        return place
+    known = {*containers, *(one.names[0] for one in told)}
     raise InvalidInput(
-        side, text, f"{hint}; a container on another host is told by its address or endpoint id, a set of labels "
-        "as name=value")
+        side, text, f"no container, node or endpoint is called so{did_you_mean(name, known)}; a container of another "
+        "host whose name is not told there has its address or endpoint id, a set of labels is name=value")
+
+
+def _of_another_host(text: str, side: str, world: World, told: Iterable[Called]) -> Place | None:
+    """An endpoint whose container, on the wanted network if one is, has this name or alias."""
+    name, _, network = text.partition("@")
+    by_id = {one.spec.endpoint: one for one in world.endpoints.values()}
+    found = [one for one in told if name in one.names and network in ("", one.network) and one.endpoint in by_id]
+    if len(found) == 1:
+        return of_endpoint(by_id[found[0].endpoint], text)
+    if not found:
+        return None
+    networks = {one.network for one in found}
+    listed = ", ".join(sorted(
+        f"{name}@{one.network}" if len(networks) == len(found) else f"{one.endpoint[:12]} ({one.network})"
+        for one in found)[:6])
+    raise InvalidInput(side, text, f"{len(found)} endpoints are called so: write one of {listed}")
 
 
 def _container_of(endpoint: WorkloadEndpoint, containers: Containers) -> str:
