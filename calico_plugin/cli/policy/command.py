@@ -91,8 +91,8 @@ def explain(
     """Say whether policy allows a connection, which rule decides at each end, and which would decide without it.
 
     SRC and DST: a container (NAME, or NAME@NETWORK when it has several), an endpoint's id or its first characters, an
-    address, a host's name, or labels (role=web,env=prod: a container that would have them). PROTO: tcp, udp, sctp, icmp,
-    icmpv6 or a number. PORT: the destination's, also by name; for ICMP the type, or type/code.
+    address, a host's name, or labels (role=web,env=prod: a container that would have them). PROTO: tcp, udp, sctp,
+    icmp, icmpv6 or a number. PORT: the destination's, also by name; for ICMP the type, or type/code.
 
     Exit status: 0 allowed, 1 denied, 2 on an error, with a message on standard error.
 
