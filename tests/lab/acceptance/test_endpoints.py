@@ -182,6 +182,10 @@ def six(lab):
     for number, host in enumerate(lab.hosts, 1):
         lab[host].run("ip", "address", "del", f"fd00:20::{number}/64", "dev", "eth0")
         lab.node(host).run(IP6="none")
+        # What is stored stays: BIRD would wait for sessions of that address before it gives new routes to the kernel.
+        lab.node(host).ctl("patch", "node", host, "-p", '{"spec": {"bgp": {"ipv6Address": null}}}')
+    for host in lab.hosts:
+        wait_for("the restart to be over", lambda: "graceful restart" not in lab.node(host).ctl("node", "status"), 40)
 
 
 def test_p30_two_families(lab, six, network, pool, run):
