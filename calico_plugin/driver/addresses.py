@@ -204,8 +204,9 @@ class Addresses:
         owner = self._view.owner_of(address)
         if owner is None:
             return True
-        if self._endpoints.just_joined(owner):
-            # Docker 29 gives the IPv6 address of a running container back when its sysctls forbid IPv6.
+        if ":" in address and self._endpoints.just_joined(owner):
+            # Docker 29 gives the IPv6 address of a running container back when its sysctls forbid IPv6. An IPv4 address
+            # comes back when the container is no more, however short its life was: dockerd may have crashed.
             log.info("kept the address of a running container", address=address, endpoint=owner)
             return False
         log.warning("removing the endpoint of a released address", address=address, endpoint=owner)
