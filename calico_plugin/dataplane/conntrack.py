@@ -30,8 +30,8 @@ _CTA_IP_SRC: dict[int, int] = {socket.AF_INET: 1, socket.AF_INET6: 3}
 _FILTER_IP_SRC, _FILTER_PROTOCOL, _FILTER_DESTINATION_PORT = 1, 8, 32
 _WHAT = "connections of a released address cannot be forgotten"
 
-# What a look costs: the kernel walks all buckets for each dump (5 to 9 ms), and each entry that it sends costs us as much
-# again as this.
+# What a look costs: the kernel walks all buckets for each dump (5 to 9 ms), and each entry that it sends costs us as
+# much again as this.
 _WALK_SECONDS, _ENTRY_SECONDS = 5e-3, 2e-6
 _BATCH = 64
 _COUNT = "net/netfilter/nf_conntrack_count"
