@@ -30,6 +30,7 @@ TRY_SECONDS = 3.0
 # How long a call goes on while every endpoint refuses: an etcd restart or an election passes unseen.
 PATIENCE_SECONDS = 5.0
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.05, 0.5
+_SHORTEST_TRY = 0.05
 _TOKEN_RENEWALS = 2
 
 _OPTIONS: tuple[tuple[str, Any], ...] = (
@@ -244,6 +245,9 @@ class Transport:
                 self._sleep(min(pause, left))
                 pause = min(2 * pause, _LONGEST_PAUSE)
                 left = deadline.left()
+                if left < _SHORTEST_TRY:
+                    # It could only end in doubt whether it was carried out.
+                    raise self._error(*cause, doubtful)
 
     def stream_metadata(self, deadline: Deadline) -> Metadata:
         """Metadata for a stream, after logging in if there is a user."""
